@@ -1,0 +1,2 @@
+//! Cli.
+#![forbid(unsafe_code)]

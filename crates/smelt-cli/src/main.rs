@@ -1,0 +1,2 @@
+//! smelt.
+fn main() {}

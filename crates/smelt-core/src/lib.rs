@@ -1,0 +1,2 @@
+//! Core.
+#![forbid(unsafe_code)]
