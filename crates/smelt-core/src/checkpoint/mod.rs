@@ -1,0 +1,170 @@
+//! A checkpoint: the tensors of all shards under one roof, the configuration, and the other files.
+//!
+//! [`Checkpoint::open`] reads headers only, a few megabytes even of a model of a terabyte, and
+//! refuses whatever does not fit together: after it, every tensor is known to lie inside its shard
+//! and every shard to be the one that the index means. Tensor data is read later, in the pieces
+//! that the caller asks for.
+
+mod config;
+mod dtype;
+mod files;
+mod header;
+mod index;
+mod json;
+mod open;
+mod storage;
+
+use std::sync::Arc;
+
+pub use config::{CONFIG, Config};
+pub use dtype::DType;
+pub use files::{Files, classify};
+pub use header::{Header, MAX_HEADER, TensorInfo, parse_header};
+pub use index::{INDEX, Index};
+pub use json::JsonText;
+pub use storage::Storage;
+
+use crate::source::{FileEntry, Source};
+use crate::{Error, Result};
+
+/// Place of a tensor in [`Checkpoint::tensors`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorId(pub u32);
+
+/// A tensor as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredTensor {
+    /// Name.
+    pub name: Box<str>,
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions, outermost first; empty for a scalar.
+    pub shape: Box<[u64]>,
+    /// Place of its shard in [`Checkpoint::shards`].
+    pub shard: u32,
+    /// First byte, from the start of the shard.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// A safetensors file that belongs to the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Path inside the source.
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// A file that neither holds the model nor goes along with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Path inside the source.
+    pub path: String,
+    /// Why.
+    pub why: &'static str,
+}
+
+/// An opened checkpoint.
+#[derive(Debug)]
+pub struct Checkpoint {
+    source: Arc<dyn Source>,
+    config: Config,
+    files: Files,
+    tensors: Vec<StoredTensor>,
+    storage: Storage,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint that `source` holds: configuration, index and all headers.
+    ///
+    /// An index decides which shards count; see [`classify`] for the rule without one.
+    ///
+    /// # Errors
+    /// No or broken `config.json`, no safetensors file, every refusal of [`parse_header`] and
+    /// [`Index::parse`], shards and index that name different tensors, one tensor in two shards,
+    /// and what the source reports.
+    pub fn open(source: Arc<dyn Source>) -> Result<Self> {
+        open::open(source)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The source.
+    pub fn source(&self) -> &Arc<dyn Source> {
+        &self.source
+    }
+
+    /// Every tensor of every shard, sorted by name bytewise.
+    pub fn tensors(&self) -> &[StoredTensor] {
+        &self.tensors
+    }
+
+    /// The tensor of this name.
+    pub fn find(&self, name: &str) -> Option<TensorId> {
+        let place = self
+            .tensors
+            .binary_search_by(|tensor| (*tensor.name).cmp(name))
+            .ok()?;
+        Some(TensorId(place as u32))
+    }
+
+    /// The tensor of this id.
+    ///
+    /// # Panics
+    /// If the id is of another checkpoint.
+    pub fn tensor(&self, id: TensorId) -> &StoredTensor {
+        &self.tensors[id.0 as usize]
+    }
+
+    /// Shards that count, sorted by path.
+    pub fn shards(&self) -> &[Shard] {
+        &self.files.shards
+    }
+
+    /// Files to copy byte for byte, sorted by path. `config.json` is not among them.
+    pub fn side_files(&self) -> &[FileEntry] {
+        &self.files.side
+    }
+
+    /// Files that are not used, sorted by path.
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.files.left_out
+    }
+
+    /// In which form the weights are stored.
+    pub fn storage(&self) -> Storage {
+        self.storage.clone()
+    }
+
+    /// Fills `buf` with bytes of a tensor from `offset` (within the tensor) on.
+    ///
+    /// # Errors
+    /// [`Error::OutsideTensor`] if the range leaves the tensor, and those of [`Source::read_at`].
+    ///
+    /// # Panics
+    /// If the id is of another checkpoint.
+    pub fn read(&self, id: TensorId, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let tensor = self.tensor(id);
+        let shard = &self.files.shards[tensor.shard as usize];
+        let length = buf.len() as u64;
+        if offset
+            .checked_add(length)
+            .is_none_or(|end| end > tensor.bytes)
+        {
+            return Err(Error::OutsideTensor {
+                shard: shard.path.clone(),
+                tensor: tensor.name.to_string(),
+                bytes: tensor.bytes,
+                offset,
+                length,
+            });
+        }
+        self.source
+            .read_at(&shard.path, tensor.offset + offset, buf)
+    }
+}

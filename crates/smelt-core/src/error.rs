@@ -1,0 +1,363 @@
+//! What can go wrong, one variant for each way, with the names that a user needs to act.
+//!
+//! Messages start in lower case, quote values in backticks and, where there is one, say the next
+//! step. The operating system's and the parser's own words come as [`std::error::Error::source`].
+
+use std::io;
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Every error of this crate, in the order of its rooms.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    // ---- source ----
+    /// The directory of a source is missing or cannot be listed.
+    #[error("cannot open the directory `{path}`")]
+    Directory {
+        /// The directory, as given or as found below the one given.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The path of a source names a file.
+    #[error("`{path}` is not a directory; name the folder that holds `config.json`")]
+    NotADirectory {
+        /// The path as given.
+        path: String,
+    },
+    /// A file name that cannot be written into an index or a configuration.
+    #[error("the file name `{name}` in `{location}` is not valid UTF-8; rename or remove the file")]
+    FileName {
+        /// The source.
+        location: String,
+        /// The name, with replacement characters.
+        name: String,
+    },
+    /// No regular file of this name.
+    #[error("no file `{file}` in `{location}`")]
+    NoSuchFile {
+        /// The source.
+        location: String,
+        /// The path inside the source.
+        file: String,
+    },
+    /// The operating system refused to open or read a file.
+    #[error("cannot read `{file}` in `{location}`")]
+    Read {
+        /// The source.
+        location: String,
+        /// The path inside the source.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A read that does not lie inside the file.
+    #[error(
+        "`{file}` in `{location}` has {size} bytes, {length} at {offset} were asked for; \
+         was the file cut or replaced while it was read?"
+    )]
+    PastEnd {
+        /// The source.
+        location: String,
+        /// The path inside the source.
+        file: String,
+        /// Bytes in the file.
+        size: u64,
+        /// Where the read began.
+        offset: u64,
+        /// Bytes asked for.
+        length: u64,
+    },
+    /// A file that is read into memory as a whole is larger than any sane one.
+    #[error("`{file}` has {size} bytes, more than the {limit} that such a file may have")]
+    TooLarge {
+        /// The path inside the source.
+        file: String,
+        /// Bytes in the file.
+        size: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
+
+    // ---- checkpoint: the header of a shard, in the order of the checks ----
+    /// A file too short for the length of its header.
+    #[error("`{file}` has {size} bytes, too few for a safetensors file; download it again")]
+    HeaderMissing {
+        /// The shard.
+        file: String,
+        /// Bytes in the file.
+        size: u64,
+    },
+    /// A text file of Git LFS that stands for the real one.
+    #[error("`{file}` is a Git LFS pointer, not the weights; run `git lfs pull` in the checkpoint")]
+    LfsPointer {
+        /// The shard.
+        file: String,
+    },
+    /// A header length outside what the format allows.
+    #[error("`{file}` gives its header {length} bytes, the format allows 2 to {limit}")]
+    HeaderLength {
+        /// The shard.
+        file: String,
+        /// Bytes that the file claims.
+        length: u64,
+        /// Bytes that the format allows.
+        limit: u64,
+    },
+    /// A header longer than the file.
+    #[error(
+        "`{file}` ends inside its header ({length} bytes of header, {size} in the file); \
+         download it again"
+    )]
+    HeaderPastEnd {
+        /// The shard.
+        file: String,
+        /// Bytes of header.
+        length: u64,
+        /// Bytes in the file.
+        size: u64,
+    },
+    /// A header that is not UTF-8.
+    #[error("the header of `{file}` is not valid UTF-8")]
+    HeaderUtf8 {
+        /// The shard.
+        file: String,
+        /// Where.
+        source: std::str::Utf8Error,
+    },
+    /// A header that is not the JSON that the format asks for.
+    #[error("the header of `{file}` is not that of a safetensors file")]
+    HeaderJson {
+        /// The shard.
+        file: String,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// One name twice in a header.
+    #[error("`{file}` names the tensor `{tensor}` twice")]
+    DuplicateName {
+        /// The shard.
+        file: String,
+        /// The name.
+        tensor: String,
+    },
+    /// A dtype that this version does not know.
+    #[error("the tensor `{tensor}` in `{file}` has the unknown dtype `{dtype}`")]
+    UnknownDType {
+        /// The shard.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// The dtype as spelled in the file.
+        dtype: String,
+    },
+    /// A shape whose elements or bits do not fit 64 bits.
+    #[error("the tensor `{tensor}` in `{file}` has a shape too large to count: {shape:?}")]
+    ShapeOverflow {
+        /// The shard.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// The shape.
+        shape: Box<[u64]>,
+    },
+    /// A tensor of 4-bit or 6-bit elements that ends inside a byte.
+    #[error("the tensor `{tensor}` in `{file}` of dtype {dtype} does not fill whole bytes")]
+    PartialByte {
+        /// The shard.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// The dtype.
+        dtype: &'static str,
+    },
+    /// Offsets that do not hold what dtype and shape ask for.
+    #[error(
+        "the tensor `{tensor}` in `{file}` needs {needed} bytes for its dtype and shape, \
+         its offsets are {begin} and {end}"
+    )]
+    TensorBytes {
+        /// The shard.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// Bytes by dtype and shape.
+        needed: u64,
+        /// First byte, from the start of the data.
+        begin: u64,
+        /// Byte after the last.
+        end: u64,
+    },
+    /// Two tensors that share bytes.
+    #[error("the tensors `{tensor}` and `{other}` in `{file}` overlap")]
+    Overlap {
+        /// The shard.
+        file: String,
+        /// The one that starts earlier.
+        tensor: String,
+        /// The one that starts inside it.
+        other: String,
+    },
+    /// A tensor that ends behind the file.
+    #[error(
+        "`{file}` is cut short: the tensor `{tensor}` ends at byte {end}, the file at {size}; \
+         download it again"
+    )]
+    Truncated {
+        /// The shard.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// Byte of the file after the tensor's last.
+        end: u64,
+        /// Bytes in the file.
+        size: u64,
+    },
+    /// Bytes that no tensor owns and that are no alignment padding.
+    #[error("`{file}` has {bytes} bytes at {offset} that belong to no tensor")]
+    Hole {
+        /// The shard.
+        file: String,
+        /// Where in the file the hole starts.
+        offset: u64,
+        /// How long it is.
+        bytes: u64,
+    },
+
+    // ---- checkpoint: configuration and index ----
+    /// A JSON file that is none.
+    #[error("`{file}` is not valid JSON")]
+    Json {
+        /// The file.
+        file: String,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A text file that is not UTF-8.
+    #[error("`{file}` is not valid UTF-8")]
+    Utf8 {
+        /// The file.
+        file: String,
+        /// Where.
+        source: std::str::Utf8Error,
+    },
+    /// A JSON file that holds something else than an object.
+    #[error("`{file}` holds no JSON object")]
+    NotAnObject {
+        /// The file.
+        file: String,
+    },
+    /// No `config.json`.
+    #[error("no `config.json` in `{location}`; name the folder of a Hugging Face checkpoint")]
+    NoConfig {
+        /// The source.
+        location: String,
+    },
+    /// An index without `weight_map`.
+    #[error("`{file}` has no `weight_map`; remove the file if the shards need no index")]
+    NoWeightMap {
+        /// The index.
+        file: String,
+    },
+    /// One name twice in the index.
+    #[error("`{file}` names the tensor `{tensor}` twice")]
+    IndexDuplicate {
+        /// The index.
+        file: String,
+        /// The tensor.
+        tensor: String,
+    },
+
+    // ---- checkpoint: index, shards and files together ----
+    /// No shard at all.
+    #[error("no safetensors file to read in `{location}`{}", other_weights(.other.as_deref()))]
+    NoWeights {
+        /// The source.
+        location: String,
+        /// A weight file in another format, if there is one.
+        other: Option<String>,
+    },
+    /// The index names a file that is not there.
+    #[error(
+        "the index names the shard `{shard}`, which is not in `{location}`; \
+         finish the download"
+    )]
+    MissingShard {
+        /// The source.
+        location: String,
+        /// The shard.
+        shard: String,
+    },
+    /// The index names a tensor that its shard does not hold.
+    #[error("the index says that `{shard}` holds the tensor `{tensor}`, it does not")]
+    MissingTensor {
+        /// The shard by the index.
+        shard: String,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A shard holds a tensor that the index does not name.
+    #[error(
+        "`{shard}` holds the tensor `{tensor}`, which the index does not name; \
+         index and shards are not of the same checkpoint"
+    )]
+    UnindexedTensor {
+        /// The shard.
+        shard: String,
+        /// The tensor.
+        tensor: String,
+    },
+    /// The index names another shard than the one that holds the tensor.
+    #[error("the tensor `{tensor}` is in `{shard}`, the index says `{indexed}`")]
+    MisplacedTensor {
+        /// The shard that holds it.
+        shard: String,
+        /// The shard by the index.
+        indexed: String,
+        /// The tensor.
+        tensor: String,
+    },
+    /// One name in two shards.
+    #[error("the tensor `{tensor}` is in two shards, `{first}` and `{second}`")]
+    TensorTwice {
+        /// The tensor.
+        tensor: String,
+        /// One shard.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// More tensors than an id can number.
+    #[error("`{location}` has {count} tensors, more than can be numbered")]
+    TooManyTensors {
+        /// The source.
+        location: String,
+        /// How many.
+        count: u64,
+    },
+    /// A read that does not lie inside its tensor.
+    #[error(
+        "the tensor `{tensor}` in `{shard}` has {bytes} bytes, {length} at {offset} were asked for"
+    )]
+    OutsideTensor {
+        /// The shard.
+        shard: String,
+        /// The tensor.
+        tensor: String,
+        /// Bytes of the tensor.
+        bytes: u64,
+        /// Where the read began, from the tensor's first byte.
+        offset: u64,
+        /// Bytes asked for.
+        length: u64,
+    },
+}
+
+/// The second half of [`Error::NoWeights`].
+fn other_weights(other: Option<&str>) -> String {
+    other.map_or_else(String::new, |file| {
+        format!("; `{file}` is in a format that smelt does not read, get or make the safetensors")
+    })
+}
