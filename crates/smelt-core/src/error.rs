@@ -3,7 +3,14 @@
 //! Messages start in lower case, quote values in backticks and, where there is one, say the next
 //! step. The operating system's and the parser's own words come as [`std::error::Error::source`].
 
+use std::fmt;
 use std::io;
+use std::path::PathBuf;
+
+use crate::checkpoint::DType;
+use crate::layout::Problem;
+use crate::layout::family::FamilyError;
+use crate::layout::graph::OpError;
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -338,9 +345,7 @@ pub enum Error {
         count: u64,
     },
     /// A read that does not lie inside its tensor.
-    #[error(
-        "the tensor `{tensor}` in `{shard}` has {bytes} bytes, {length} at {offset} were asked for"
-    )]
+    #[error("the tensor `{tensor}` in `{shard}` has {bytes} bytes, {length} at {offset} were asked for")]
     OutsideTensor {
         /// The shard.
         shard: String,
@@ -353,6 +358,180 @@ pub enum Error {
         /// Bytes asked for.
         length: u64,
     },
+
+    // ---- layout ----
+    /// A model type that no family covers.
+    #[error(
+        "smelt does not know the model type `{model_type}` (it knows {}); a family file of your own \
+         can be given with `--family`, see CONTRIBUTING.md",
+        .known.join(", ")
+    )]
+    ModelType {
+        /// The `model_type` of config.json.
+        model_type: String,
+        /// Those that are known.
+        known: Vec<String>,
+    },
+    /// A family file that does not parse.
+    #[error("the family file `{file}` is not valid")]
+    Family {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        source: FamilyError,
+    },
+    /// A checkpoint that does not fit its family.
+    #[error("the checkpoint does not fit the family `{family}`:{problems}")]
+    Layout {
+        /// The family.
+        family: String,
+        /// Everything that does not fit.
+        problems: Problems,
+    },
+
+    // ---- plan ----
+    /// Weights that are quantized already.
+    #[error("the weights are {storage}; {}", packed_help(*.mlx))]
+    Packed {
+        /// How they are stored.
+        storage: String,
+        /// Whether by MLX.
+        mlx: bool,
+    },
+    /// An override that can't be understood.
+    #[error("override `{text}`: {why}")]
+    Override {
+        /// As given.
+        text: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A fall-back that `--strict` does not allow.
+    #[error("{note}; without `--strict` this is allowed")]
+    Strict {
+        /// What would be done.
+        note: String,
+    },
+    /// A dtype that can't be changed as asked.
+    #[error("the dtype of `{tensor}` can't be changed: {error}")]
+    Dtype {
+        /// The parameter.
+        tensor: String,
+        /// Why.
+        error: OpError,
+    },
+    /// A weight to quantize that is not a float.
+    #[error(
+        "`{tensor}` has dtype {dtype}; only BF16, F16 and F32 can be quantized: leave it with `--override '{tensor}=keep'`"
+    )]
+    NotFloat {
+        /// The parameter.
+        tensor: String,
+        /// Its dtype.
+        dtype: DType,
+    },
+    /// A parameter whose size does not fit 64 bits.
+    #[error("`{tensor}` is too large to count")]
+    TensorSize {
+        /// The parameter.
+        tensor: String,
+    },
+    /// A plan that was made for another checkpoint.
+    #[error("the plan was made for another checkpoint: tensor `{tensor}` differs")]
+    OtherSource {
+        /// The first tensor that differs.
+        tensor: String,
+    },
+    /// A budget in which the work does not fit.
+    #[error("`{tensor}` needs at least {} of memory; give `--max-memory` as much", bytes(*.needed))]
+    Memory {
+        /// The parameter with the largest smallest block.
+        tensor: String,
+        /// The budget that would do, in bytes.
+        needed: u64,
+    },
+
+    // ---- pipeline ----
+    /// An output directory with something in it.
+    #[error("the output directory `{path}` is not empty; remove it or choose another with `-o`")]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// An output directory inside the source.
+    #[error("the output directory `{path}` lies inside the source; choose another with `-o`")]
+    InsideSource {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Too little room on the disk.
+    #[error(
+        "the output needs {}, but the disk of `{path}` has {} free", bytes(*.needed), bytes(*.free)
+    )]
+    DiskFull {
+        /// The output directory.
+        path: PathBuf,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// The operating system refused to write.
+    #[error("cannot write `{path}`")]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// NaN or infinity in a weight.
+    #[error("`{tensor}` holds NaN or infinity; `--allow-nonfinite` goes on all the same")]
+    NonFinite {
+        /// The parameter.
+        tensor: String,
+    },
+    /// The user stopped the run.
+    #[error("stopped before the end")]
+    Interrupted,
+}
+
+/// Everything about a checkpoint that does not fit its family; shown up to a dozen.
+#[derive(Debug)]
+pub struct Problems(pub Vec<Problem>);
+
+impl From<Vec<Problem>> for Problems {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self(problems)
+    }
+}
+
+/// More than this many problems are counted, not listed: one missing shard makes thousands.
+const SHOWN: usize = 12;
+
+impl fmt::Display for Problems {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in self.0.iter().take(SHOWN) {
+            write!(out, "\n  {problem}")?;
+        }
+        match self.0.len().checked_sub(SHOWN) {
+            None | Some(0) => Ok(()),
+            Some(more) => write!(out, "\n  and {more} more"),
+        }
+    }
+}
+
+/// The second half of [`Error::Packed`].
+fn packed_help(mlx: bool) -> &'static str {
+    if mlx {
+        "quantizing them again would lose more: take the original checkpoint"
+    } else {
+        "smelt does not read this storage format yet: take the BF16 checkpoint"
+    }
+}
+
+/// A size for people.
+fn bytes(bytes: u64) -> String {
+    crate::units::bytes(bytes)
 }
 
 /// The second half of [`Error::NoWeights`].

@@ -1,14 +1,20 @@
 //! The library of smelt: from the files of a checkpoint to the files of a quantized model.
 //!
-//! Rooms, from the bottom up: [`source`] reads bytes of named files and knows nothing of what they
-//! mean; [`checkpoint`] knows what they mean (shards, tensors, configuration, side files) and
-//! refuses, with a name, everything that a later stage could trip over.
+//! Five rooms, in the order in which data passes. [`source`] reads bytes of named files and knows
+//! nothing of what they mean. [`checkpoint`] knows: shards, tensors, configuration, side files.
+//! [`layout`] says how the tensors of a checkpoint become the parameters of a library's model, as
+//! expressions that are pulled region by region. [`plan`] decides every byte of the output from
+//! headers alone, and refuses what can't be done. [`pipeline`] carries a plan out in bounded memory.
 //!
 //! No network and no terminal in here, and no `unsafe`.
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
 mod error;
+pub mod layout;
+pub mod pipeline;
+pub mod plan;
 pub mod source;
+pub mod units;
 
-pub use error::{Error, Result};
+pub use error::{Error, Problems, Result};

@@ -12,9 +12,13 @@ mod header;
 mod index;
 mod json;
 mod open;
+mod read;
+pub mod region;
 mod storage;
 
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 pub use config::{CONFIG, Config};
 pub use dtype::DType;
@@ -28,7 +32,7 @@ use crate::source::{FileEntry, Source};
 use crate::{Error, Result};
 
 /// Place of a tensor in [`Checkpoint::tensors`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TensorId(pub u32);
 
 /// A tensor as it is stored.
@@ -106,10 +110,7 @@ impl Checkpoint {
 
     /// The tensor of this name.
     pub fn find(&self, name: &str) -> Option<TensorId> {
-        let place = self
-            .tensors
-            .binary_search_by(|tensor| (*tensor.name).cmp(name))
-            .ok()?;
+        let place = self.tensors.binary_search_by(|tensor| (*tensor.name).cmp(name)).ok()?;
         Some(TensorId(place as u32))
     }
 
@@ -152,10 +153,7 @@ impl Checkpoint {
         let tensor = self.tensor(id);
         let shard = &self.files.shards[tensor.shard as usize];
         let length = buf.len() as u64;
-        if offset
-            .checked_add(length)
-            .is_none_or(|end| end > tensor.bytes)
-        {
+        if offset.checked_add(length).is_none_or(|end| end > tensor.bytes) {
             return Err(Error::OutsideTensor {
                 shard: shard.path.clone(),
                 tensor: tensor.name.to_string(),
@@ -164,7 +162,6 @@ impl Checkpoint {
                 length,
             });
         }
-        self.source
-            .read_at(&shard.path, tensor.offset + offset, buf)
+        self.source.read_at(&shard.path, tensor.offset + offset, buf)
     }
 }

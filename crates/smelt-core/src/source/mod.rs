@@ -16,7 +16,7 @@ pub use memory::MemorySource;
 use crate::{Error, Result};
 
 /// A file of a [`Source`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FileEntry {
     /// Path relative to the source, parts separated by `/` on every system.
     pub path: String,
@@ -57,10 +57,8 @@ pub trait Source: Send + Sync + std::fmt::Debug {
 pub fn read_whole(source: &dyn Source, path: &str, limit: u64) -> Result<Vec<u8>> {
     let files = source.list()?;
     let place = files.binary_search_by(|entry| entry.path.as_str().cmp(path));
-    let place = place.map_err(|_| Error::NoSuchFile {
-        location: source.location().to_owned(),
-        file: path.to_owned(),
-    })?;
+    let place = place
+        .map_err(|_| Error::NoSuchFile { location: source.location().to_owned(), file: path.to_owned() })?;
     read_entry(source, &files[place], limit)
 }
 
@@ -69,11 +67,7 @@ pub fn read_whole(source: &dyn Source, path: &str, limit: u64) -> Result<Vec<u8>
 /// # Errors
 /// Those of [`Source::read_at`], and [`Error::TooLarge`].
 pub fn read_entry(source: &dyn Source, file: &FileEntry, limit: u64) -> Result<Vec<u8>> {
-    let too_large = || Error::TooLarge {
-        file: file.path.clone(),
-        size: file.size,
-        limit,
-    };
+    let too_large = || Error::TooLarge { file: file.path.clone(), size: file.size, limit };
     if file.size > limit {
         return Err(too_large());
     }

@@ -1,0 +1,71 @@
+//! Reads a region of a stored tensor.
+//!
+//! A region of whole rows is one read into the caller's buffer. A region that is narrower than its
+//! rows (the columns of a transposed weight) is many short stretches: neighbours that lie close
+//! together are read in one span and picked out, because a read costs more than the bytes between.
+
+use super::region::{Axis, Run, runs};
+use super::{Checkpoint, TensorId};
+use crate::Result;
+use crate::layout::pull::Tensors;
+
+/// Bytes between two stretches that are read over rather than skipped.
+const GAP: u64 = 4 << 10;
+
+/// The longest span that is read to pick stretches out of.
+const SPAN: u64 = 128 << 10;
+
+impl Tensors for Checkpoint {
+    fn read_region(&self, id: TensorId, region: &[Axis], out: &mut [u8]) -> Result<()> {
+        let tensor = self.tensor(id);
+        let size = tensor.dtype.bits() / 8;
+        let mut reader = Reader { checkpoint: self, id, span: Vec::new(), out, filled: 0 };
+        let mut pending: Vec<Run> = Vec::new();
+        for run in runs(&tensor.shape, region) {
+            let run = Run { start: run.start * size, len: run.len * size };
+            if !pending.last().is_none_or(|last| joins(pending[0], *last, run)) {
+                reader.read(&pending)?;
+                pending.clear();
+            }
+            pending.push(run);
+        }
+        reader.read(&pending)
+    }
+}
+
+/// Whether a stretch is near enough to the one before it to be read with it.
+fn joins(first: Run, last: Run, next: Run) -> bool {
+    let end = last.start + last.len;
+    next.start >= end && next.start - end <= GAP && next.start + next.len - first.start <= SPAN
+}
+
+struct Reader<'a> {
+    checkpoint: &'a Checkpoint,
+    id: TensorId,
+    span: Vec<u8>,
+    out: &'a mut [u8],
+    filled: usize,
+}
+
+impl Reader<'_> {
+    /// Reads stretches that lie close together, in one go.
+    fn read(&mut self, runs: &[Run]) -> Result<()> {
+        let (Some(first), Some(last)) = (runs.first(), runs.last()) else {
+            return Ok(());
+        };
+        if let [only] = runs {
+            let place = self.filled..self.filled + only.len as usize;
+            self.filled = place.end;
+            return self.checkpoint.read(self.id, only.start, &mut self.out[place]);
+        }
+        self.span.resize((last.start + last.len - first.start) as usize, 0);
+        self.checkpoint.read(self.id, first.start, &mut self.span)?;
+        for run in runs {
+            let from = (run.start - first.start) as usize;
+            let len = run.len as usize;
+            self.out[self.filled..self.filled + len].copy_from_slice(&self.span[from..from + len]);
+            self.filled += len;
+        }
+        Ok(())
+    }
+}

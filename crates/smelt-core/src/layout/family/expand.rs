@@ -1,0 +1,213 @@
+//! Writes a family out for one checkpoint: every parameter with its expression, every tensor of
+//! the checkpoint used, left out by a rule, or an error.
+
+use super::file::{DropRule, Family, Group, TensorRule};
+use super::syntax::Expr;
+use super::tensor::{Maker, TensorError};
+use super::value::{Env, ValueError};
+use crate::checkpoint::{Config, TensorId};
+use crate::layout::catalog::Catalog;
+use crate::layout::graph::Graph;
+use crate::layout::{Dropped, Layout, Output, Problem};
+
+/// Expands `family` for a checkpoint with this config and these tensors.
+///
+/// # Errors
+/// Every problem that was found, not only the first.
+pub(super) fn expand(
+    family: &Family,
+    config: &Config,
+    catalog: &dyn Catalog,
+) -> Result<Layout, Vec<Problem>> {
+    let env = Env::new(config, catalog, &family.lets);
+    let ranges = ranges(family, &env).map_err(|problem| vec![problem])?;
+    let mut expansion = Expansion {
+        family,
+        env,
+        ranges: &ranges,
+        catalog,
+        graph: Graph::default(),
+        outputs: Vec::new(),
+        problems: Vec::new(),
+    };
+    expansion.sections();
+    let Expansion { graph, outputs, problems, .. } = expansion;
+    finish(family, &env, catalog, graph, outputs, problems)
+}
+
+/// How far each index of the family runs on this checkpoint. One that nothing defines here (no
+/// experts in a dense variant) is missing, and only asked for where a rule needs it.
+fn ranges<'a>(family: &'a Family, env: &Env<'_>) -> Result<Vec<(&'a str, u64)>, Problem> {
+    let mut ranges = Vec::new();
+    for (name, expr) in &family.indices {
+        match env.size(expr) {
+            Ok(range) => ranges.push((name.as_str(), range)),
+            Err(ValueError::Missing(_)) => {}
+            Err(error) => return Err(Problem::Value { rule: format!("index.{name}"), error }),
+        }
+    }
+    Ok(ranges)
+}
+
+struct Expansion<'a> {
+    family: &'a Family,
+    env: Env<'a>,
+    ranges: &'a [(&'a str, u64)],
+    catalog: &'a dyn Catalog,
+    graph: Graph,
+    outputs: Vec<Output>,
+    problems: Vec<Problem>,
+}
+
+/// Rules that follow one another and begin with the same index: they are written out together,
+/// layer by layer, so that what a model uses together lies together in the files.
+type Section<'a> = (Option<&'a str>, Vec<(&'a Group, &'a TensorRule)>);
+
+impl<'a> Expansion<'a> {
+    fn sections(&mut self) {
+        for (index, rules) in sections(self.family) {
+            match index {
+                None => rules.iter().for_each(|(group, rule)| self.rule(group, rule, &[])),
+                Some(index) => self.section(index, &rules),
+            }
+        }
+    }
+
+    fn section(&mut self, index: &'a str, rules: &[(&'a Group, &'a TensorRule)]) {
+        let Some(range) = self.range(index, &rules[0].1.name.to_string()) else {
+            return;
+        };
+        for value in 0..range {
+            for (group, rule) in rules {
+                self.rule(group, rule, &[(index, value)]);
+            }
+        }
+    }
+
+    fn range(&mut self, index: &str, rule: &str) -> Option<u64> {
+        let found = self.ranges.iter().find(|(name, _)| *name == index).map(|&(_, range)| range);
+        if found.is_none() {
+            let missing = match self.family.indices.get(index) {
+                Some(Expr::Name(name)) => ValueError::Missing(name.clone()),
+                _ => ValueError::Place(index.to_owned()),
+            };
+            self.problems.push(Problem::Value { rule: rule.to_owned(), error: missing });
+        }
+        found
+    }
+
+    /// Writes a rule out for these indices and every value of the others in its name.
+    fn rule(&mut self, group: &'a Group, rule: &'a TensorRule, bound: &[(&'a str, u64)]) {
+        let open = rule.name.places().into_iter().find(|place| !bound.iter().any(|(name, _)| name == place));
+        let Some(place) = open else {
+            self.parameter(group, rule, bound);
+            return;
+        };
+        let Some(range) = self.range(place, &rule.name.to_string()) else {
+            return;
+        };
+        for value in 0..range {
+            let mut bound = bound.to_vec();
+            bound.push((place, value));
+            self.rule(group, rule, &bound);
+        }
+    }
+
+    fn parameter(&mut self, group: &Group, rule: &TensorRule, bound: &[(&str, u64)]) {
+        let env = self.env.with(bound);
+        let Ok(name) = env.fill(&rule.name) else {
+            return;
+        };
+        let made =
+            holds(group.when.as_ref(), &env).and_then(|group| Ok(group && holds(rule.when.as_ref(), &env)?));
+        match made {
+            Ok(false) => {}
+            Ok(true) => match self.output(name, rule, &env) {
+                Ok(output) => self.outputs.push(output),
+                Err(problem) => self.problems.push(problem),
+            },
+            Err(error) => self.problems.push(Problem::Value { rule: name, error }),
+        }
+    }
+
+    fn output(&mut self, name: String, rule: &TensorRule, env: &Env<'_>) -> Result<Output, Problem> {
+        let mut maker = Maker { graph: &mut self.graph, catalog: self.catalog, ranges: self.ranges };
+        let node = match maker.make(&rule.from, env) {
+            Ok(node) => node,
+            Err(TensorError::Missing(tensor)) => return Err(Problem::Missing { output: name, tensor }),
+            Err(error) => return Err(Problem::Tensor { output: name, error }),
+        };
+        if let Some(shape) = &rule.shape {
+            let expected = shape.iter().map(|size| env.size(size)).collect::<Result<Vec<_>, _>>();
+            let expected = expected.map_err(|error| Problem::Value { rule: name.clone(), error })?;
+            let found = &self.graph.node(node).shape;
+            if **found != *expected {
+                return Err(Problem::Shape { output: name, found: found.to_vec(), expected });
+            }
+        }
+        Ok(Output { name, node, role: rule.role, module: rule.module, cast: rule.cast })
+    }
+}
+
+fn sections(family: &Family) -> Vec<Section<'_>> {
+    let mut sections: Vec<Section<'_>> = Vec::new();
+    let rules = family.groups.iter().flat_map(|group| group.tensors.iter().map(move |rule| (group, rule)));
+    for (group, rule) in rules {
+        let index = rule.name.places().first().copied();
+        match sections.last_mut() {
+            Some((last, rules)) if *last == index => rules.push((group, rule)),
+            _ => sections.push((index, vec![(group, rule)])),
+        }
+    }
+    sections
+}
+
+fn holds(when: Option<&Expr>, env: &Env<'_>) -> Result<bool, ValueError> {
+    when.map_or(Ok(true), |when| env.truth(when))
+}
+
+/// Accounts for every tensor of the checkpoint.
+fn finish(
+    family: &Family,
+    env: &Env<'_>,
+    catalog: &dyn Catalog,
+    graph: Graph,
+    outputs: Vec<Output>,
+    mut problems: Vec<Problem>,
+) -> Result<Layout, Vec<Problem>> {
+    let used = used(&graph, &outputs, catalog.count());
+    let mut dropped = Vec::new();
+    for id in (0..catalog.count()).filter(|&id| !used[id as usize]).map(TensorId) {
+        let name = catalog.info(id).name;
+        match dropping(&family.drops, name, env) {
+            Ok(Some(rule)) => dropped.push(Dropped { tensor: name.to_owned(), why: rule.why.clone() }),
+            // With other problems this is often only their echo, but it may be their cause.
+            Ok(None) => problems.push(Problem::Unclaimed { tensor: name.to_owned() }),
+            Err(error) => problems.push(Problem::Value { rule: name.to_owned(), error }),
+        }
+    }
+    if problems.is_empty() { Ok(Layout { graph, outputs, dropped }) } else { Err(problems) }
+}
+
+fn used(graph: &Graph, outputs: &[Output], count: u32) -> Vec<bool> {
+    let mut used = vec![false; count as usize];
+    for output in outputs {
+        graph.sources(output.node).into_iter().for_each(|source| used[source.0 as usize] = true);
+    }
+    used
+}
+
+fn dropping<'a>(
+    drops: &'a [DropRule],
+    name: &str,
+    env: &Env<'_>,
+) -> Result<Option<&'a DropRule>, ValueError> {
+    for rule in drops {
+        if let Some(bound) = rule.pattern.matches(name)
+            && holds(rule.when.as_ref(), &env.with(&bound))?
+        {
+            return Ok(Some(rule));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,303 @@
+//! A family file: how the checkpoints of some model types become the modules of a library.
+//!
+//! The file lists the parameters that the library's model has, with their shapes as expressions
+//! over config.json, and for each where it comes from. That makes missing, spare and misshapen
+//! tensors errors by construction. CONTRIBUTING.md describes every key.
+
+use indexmap::IndexMap;
+use serde::Deserialize;
+
+use super::syntax::{Expr, SyntaxError, parse};
+use super::template::{Template, TemplateError};
+use crate::layout::Role;
+
+/// A parsed family.
+#[derive(Debug)]
+pub struct Family {
+    /// Its name, for messages and `--json`.
+    pub name: String,
+    /// What it is, in words.
+    pub title: String,
+    /// The `model_type`s of config.json that it covers.
+    pub model_types: Vec<String>,
+    /// Values derived from the config.
+    pub lets: IndexMap<String, Expr>,
+    /// What each index runs over: from 0 up to the value.
+    pub indices: IndexMap<String, Expr>,
+    /// Routed experts that a token uses, and how many there are.
+    pub experts: Option<Experts>,
+    /// The parameters, in groups that share a condition.
+    pub groups: Vec<Group>,
+    /// Tensors that are left out.
+    pub drops: Vec<DropRule>,
+}
+
+/// How many of the routed experts a token uses.
+#[derive(Debug)]
+pub struct Experts {
+    /// Experts in a layer.
+    pub total: Expr,
+    /// Experts that a token uses.
+    pub active: Expr,
+}
+
+/// Parameters that exist under one condition.
+#[derive(Debug)]
+pub struct Group {
+    /// When they exist; may use the indices of their names.
+    pub when: Option<Expr>,
+    /// The parameters, by name.
+    pub tensors: Vec<TensorRule>,
+}
+
+/// One parameter, or one for each index.
+#[derive(Debug)]
+pub struct TensorRule {
+    /// Its name in the library's model.
+    pub name: Template,
+    /// Its shape there.
+    pub shape: Option<Vec<Expr>>,
+    /// Where it comes from.
+    pub from: Expr,
+    /// When it exists.
+    pub when: Option<Expr>,
+    /// What it is for.
+    pub role: Role,
+    /// Whether its module can be quantized, and how it is unless the user says otherwise.
+    pub module: Option<Module>,
+    /// Whether `--dtype` applies to it.
+    pub cast: bool,
+}
+
+/// A module that can be quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Its class in MLX.
+    pub class: ModuleClass,
+    /// Bits and group size of the affine format that the library gives it by default.
+    pub own: Option<(u8, usize)>,
+}
+
+/// The classes of MLX modules that can be quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum ModuleClass {
+    /// `nn.Linear`: `[out, in]`.
+    Linear,
+    /// `nn.Embedding`: `[entries, dims]`.
+    Embedding,
+    /// `SwitchLinear`: `[experts, out, in]`.
+    SwitchLinear,
+    /// `MultiLinear`: `[heads, out, in]`.
+    MultiLinear,
+}
+
+/// Tensors of the checkpoint that the model does not have.
+#[derive(Debug)]
+pub struct DropRule {
+    /// The form of their names.
+    pub pattern: Template,
+    /// When they are left out.
+    pub when: Option<Expr>,
+    /// Why.
+    pub why: String,
+}
+
+/// Why a family file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum FamilyError {
+    /// Not TOML, or keys and kinds that no family has.
+    #[error("{0}")]
+    Toml(Box<toml::de::Error>),
+    /// An expression that does not parse.
+    #[error("in `{key}`: {error}")]
+    Syntax {
+        /// The key whose value it is.
+        key: String,
+        /// What is wrong.
+        error: SyntaxError,
+    },
+    /// A name whose places do not parse.
+    #[error("in `{key}`: {error}")]
+    Template {
+        /// The name.
+        key: String,
+        /// What is wrong.
+        error: TemplateError,
+    },
+    /// A parameter named twice in one group, or an index that no `[index]` defines.
+    #[error("in `{key}`: no `[index]` says what `{{{place}}}` runs over")]
+    Index {
+        /// The name.
+        key: String,
+        /// The place.
+        place: String,
+    },
+    /// Own bits for something that is not quantized, or half of a format.
+    #[error("in `{key}`: `bits` and `group_size` go together, on a `module`, in a format that MLX has")]
+    Format {
+        /// The name.
+        key: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FamilyToml {
+    name: String,
+    title: String,
+    model_types: Vec<String>,
+    #[serde(default, rename = "let")]
+    lets: IndexMap<String, String>,
+    #[serde(default)]
+    index: IndexMap<String, String>,
+    experts: Option<ExpertsToml>,
+    #[serde(default)]
+    group: Vec<GroupToml>,
+    #[serde(default)]
+    drop: Vec<DropToml>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExpertsToml {
+    total: String,
+    active: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupToml {
+    when: Option<String>,
+    tensors: IndexMap<String, TensorToml>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TensorToml {
+    shape: Option<String>,
+    from: Option<String>,
+    when: Option<String>,
+    role: Role,
+    module: Option<ModuleClass>,
+    bits: Option<u8>,
+    group_size: Option<usize>,
+    cast: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DropToml {
+    tensors: String,
+    when: Option<String>,
+    why: String,
+}
+
+impl Family {
+    /// Parses a family file.
+    ///
+    /// # Errors
+    /// [`FamilyError`] with the key concerned.
+    pub fn parse(text: &str) -> Result<Self, FamilyError> {
+        let file: FamilyToml = toml::from_str(text).map_err(|error| FamilyError::Toml(Box::new(error)))?;
+        let indices = expressions(file.index)?;
+        let experts = file.experts.map(|experts| {
+            let total = expression("experts.total", &experts.total)?;
+            Ok(Experts { total, active: expression("experts.active", &experts.active)? })
+        });
+        let groups = file.group.into_iter().map(|group| parse_group(group, &indices));
+        Ok(Self {
+            name: file.name,
+            title: file.title,
+            model_types: file.model_types,
+            lets: expressions(file.lets)?,
+            experts: experts.transpose()?,
+            groups: groups.collect::<Result<_, _>>()?,
+            drops: file.drop.into_iter().map(parse_drop).collect::<Result<_, _>>()?,
+            indices,
+        })
+    }
+}
+
+fn parse_group(group: GroupToml, indices: &IndexMap<String, Expr>) -> Result<Group, FamilyError> {
+    let when = condition("when", group.when.as_deref())?;
+    let tensors = group.tensors.into_iter().map(|(name, rule)| parse_tensor(&name, rule, indices));
+    Ok(Group { when, tensors: tensors.collect::<Result<_, _>>()? })
+}
+
+fn parse_tensor(
+    key: &str,
+    rule: TensorToml,
+    indices: &IndexMap<String, Expr>,
+) -> Result<TensorRule, FamilyError> {
+    let name = template(key, key)?;
+    if let Some(place) = name.places().into_iter().find(|place| !indices.contains_key(*place)) {
+        return Err(FamilyError::Index { key: key.to_owned(), place: place.to_owned() });
+    }
+    Ok(TensorRule {
+        shape: rule.shape.as_deref().map(|text| shape(key, text)).transpose()?,
+        from: match &rule.from {
+            None => Expr::Text(name.clone()),
+            Some(text) => origin(key, text)?,
+        },
+        when: condition(key, rule.when.as_deref())?,
+        role: rule.role,
+        module: module(key, &rule)?,
+        cast: rule.cast.unwrap_or(true),
+        name,
+    })
+}
+
+/// `from` holds an expression if it has brackets or quotes, else the name of a tensor.
+fn origin(key: &str, text: &str) -> Result<Expr, FamilyError> {
+    if text.contains(['(', '"']) { expression(key, text) } else { Ok(Expr::Text(template(key, text)?)) }
+}
+
+fn module(key: &str, rule: &TensorToml) -> Result<Option<Module>, FamilyError> {
+    let error = || FamilyError::Format { key: key.to_owned() };
+    let own = match (rule.bits, rule.group_size) {
+        (None, None) => None,
+        (Some(bits), Some(group)) => {
+            smelt_kernels::Format::new(smelt_kernels::Mode::Affine, bits, group).ok_or_else(error)?;
+            Some((bits, group))
+        }
+        _ => return Err(error()),
+    };
+    match (rule.module, own) {
+        (Some(class), own) => Ok(Some(Module { class, own })),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(error()),
+    }
+}
+
+fn parse_drop(drop: DropToml) -> Result<DropRule, FamilyError> {
+    Ok(DropRule {
+        pattern: template(&drop.tensors, &drop.tensors)?,
+        when: condition(&drop.tensors, drop.when.as_deref())?,
+        why: drop.why,
+    })
+}
+
+/// A shape is a list without brackets: `"vocab_size, hidden_size"`.
+fn shape(key: &str, text: &str) -> Result<Vec<Expr>, FamilyError> {
+    match expression(key, &format!("[{text}]"))? {
+        Expr::List(sizes) => Ok(sizes),
+        // `a] + [b` and its like.
+        other => Ok(vec![other]),
+    }
+}
+
+fn expressions(texts: IndexMap<String, String>) -> Result<IndexMap<String, Expr>, FamilyError> {
+    texts.into_iter().map(|(key, text)| expression(&key, &text).map(|expr| (key, expr))).collect()
+}
+
+fn condition(key: &str, text: Option<&str>) -> Result<Option<Expr>, FamilyError> {
+    text.map(|text| expression(key, text)).transpose()
+}
+
+fn expression(key: &str, text: &str) -> Result<Expr, FamilyError> {
+    parse(text).map_err(|error| FamilyError::Syntax { key: key.to_owned(), error })
+}
+
+fn template(key: &str, text: &str) -> Result<Template, FamilyError> {
+    Template::parse(text).map_err(|error| FamilyError::Template { key: key.to_owned(), error })
+}

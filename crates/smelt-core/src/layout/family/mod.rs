@@ -1,0 +1,67 @@
+//! Families: what smelt knows of model architectures, as data.
+//!
+//! Each file of `families/` is embedded in the library; a user's own file is read the same way.
+
+mod expand;
+mod file;
+mod syntax;
+mod template;
+mod tensor;
+mod value;
+
+use std::sync::OnceLock;
+
+pub use file::{DropRule, Experts, Family, FamilyError, Group, Module, ModuleClass, TensorRule};
+pub use syntax::{Expr, Operator, SyntaxError};
+pub use template::{Template, TemplateError};
+pub use tensor::TensorError;
+pub use value::{Env, Value, ValueError};
+
+use super::{Layout, Problem};
+use crate::checkpoint::Config;
+use crate::layout::catalog::Catalog;
+
+include!(concat!(env!("OUT_DIR"), "/families.rs"));
+
+/// The families that are part of smelt, sorted by name.
+///
+/// # Panics
+/// If an embedded file does not parse, which the tests rule out.
+pub fn all() -> &'static [Family] {
+    static ALL: OnceLock<Vec<Family>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let parse = |(name, text): &(&str, &str)| match Family::parse(text) {
+            Ok(family) => family,
+            Err(error) => panic!("families/{name}: {error}"),
+        };
+        FILES.iter().map(parse).collect()
+    })
+}
+
+/// The family of a `model_type`.
+pub fn of_model_type(model_type: &str) -> Option<&'static Family> {
+    all().iter().find(|family| family.model_types.iter().any(|known| known == model_type))
+}
+
+impl Family {
+    /// The layout of a checkpoint of this family.
+    ///
+    /// # Errors
+    /// Everything that does not fit.
+    pub fn layout(&self, config: &Config, catalog: &dyn Catalog) -> Result<Layout, Vec<Problem>> {
+        expand::expand(self, config, catalog)
+    }
+
+    /// The share of its routed experts that a token uses, where there are any.
+    ///
+    /// # Errors
+    /// [`ValueError`] if the config has no sensible numbers.
+    pub fn active_share(&self, config: &Config, catalog: &dyn Catalog) -> Result<Option<f64>, ValueError> {
+        let Some(experts) = &self.experts else {
+            return Ok(None);
+        };
+        let env = Env::new(config, catalog, &self.lets);
+        let (active, total) = (env.size(&experts.active)?, env.size(&experts.total)?);
+        Ok((total > 0).then(|| active as f64 / total as f64))
+    }
+}

@@ -1,0 +1,337 @@
+//! Evaluates the numbers and conditions of family files against one checkpoint.
+
+use serde_json::Value as Json;
+
+use super::syntax::{Expr, Operator};
+use super::template::Template;
+use crate::checkpoint::Config;
+use crate::layout::catalog::Catalog;
+
+/// A value of an expression.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Missing in the config, or null there.
+    Null,
+    /// `true` or `false`
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// Any other number.
+    Float(f64),
+    /// A word.
+    Text(String),
+    /// A list.
+    List(Vec<Self>),
+}
+
+/// Why an expression has no value on this checkpoint.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ValueError {
+    /// The config lacks what the family needs.
+    #[error("`{0}` is missing in config.json")]
+    Missing(String),
+    /// A value of another kind than the expression needs.
+    #[error("{found} where {expected} is needed in `{context}`")]
+    Kind {
+        /// What was found.
+        found: String,
+        /// What is needed.
+        expected: &'static str,
+        /// The operation or function that needs it.
+        context: String,
+    },
+    /// A division that leaves a remainder, or by zero.
+    #[error("{0} is not divisible by {1}")]
+    Division(i64, i64),
+    /// A whole number beyond 64 bits.
+    #[error("a number of more than 64 bits")]
+    Overflow,
+    /// An index outside a list.
+    #[error("item {index} of a list of {len}")]
+    Item {
+        /// The index.
+        index: i64,
+        /// The length of the list.
+        len: usize,
+    },
+    /// No such function.
+    #[error("no function `{0}`")]
+    Function(String),
+    /// A place that no index fills.
+    #[error("nothing fills the place `{{{0}}}`")]
+    Place(String),
+    /// Values of `[let]` that need each other.
+    #[error("`{0}` is defined by itself")]
+    Cycle(String),
+}
+
+type Valued = Result<Value, ValueError>;
+
+/// What names mean: indices, the family's own values, the config, the tensors.
+#[derive(Clone, Copy)]
+pub struct Env<'a> {
+    /// The config of the checkpoint.
+    config: &'a Config,
+    /// The tensors of the checkpoint.
+    catalog: &'a dyn Catalog,
+    /// The family's own values.
+    lets: &'a indexmap::IndexMap<String, Expr>,
+    /// The indices that are bound, innermost last.
+    bound: &'a [(&'a str, u64)],
+    /// How many `[let]` values are being worked out.
+    depth: usize,
+    /// The innermost of them.
+    inside: Option<&'a str>,
+}
+
+impl<'a> Env<'a> {
+    /// Over a checkpoint's config and tensors, with the values of a family and no index bound.
+    pub fn new(
+        config: &'a Config,
+        catalog: &'a dyn Catalog,
+        lets: &'a indexmap::IndexMap<String, Expr>,
+    ) -> Self {
+        Self { config, catalog, lets, bound: &[], depth: 0, inside: None }
+    }
+
+    /// The indices that are bound, innermost last.
+    pub fn bound(&self) -> &'a [(&'a str, u64)] {
+        self.bound
+    }
+
+    /// The same with other indices.
+    pub fn with<'b>(&self, bound: &'b [(&'b str, u64)]) -> Env<'b>
+    where
+        'a: 'b,
+    {
+        Env { bound, ..*self }
+    }
+
+    /// The value of an expression.
+    ///
+    /// # Errors
+    /// [`ValueError`], see there.
+    pub fn eval(&self, expr: &Expr) -> Valued {
+        match expr {
+            Expr::Int(value) => Ok(Value::Int(*value)),
+            Expr::Float(value) => Ok(Value::Float(*value)),
+            Expr::Text(template) => self.fill(template).map(Value::Text),
+            Expr::Name(name) => self.name(name),
+            Expr::List(items) => {
+                items.iter().map(|item| self.eval(item)).collect::<Result<_, _>>().map(Value::List)
+            }
+            Expr::Call(name, args) => self.call(name, args),
+            Expr::Item(list, index) => self.item(list, index),
+            Expr::Negate(inner) => match self.eval(inner)? {
+                Value::Int(value) => value.checked_neg().map(Value::Int).ok_or(ValueError::Overflow),
+                Value::Float(value) => Ok(Value::Float(-value)),
+                other => Err(other.not("a number", "-")),
+            },
+            Expr::Not(inner) => Ok(Value::Bool(!self.truth(inner)?)),
+            Expr::Binary(op, left, right) => self.binary(*op, left, right),
+        }
+    }
+
+    /// The value of a condition: null and 0 are false, as an empty list and an empty word are.
+    ///
+    /// # Errors
+    /// [`ValueError`], see there.
+    pub fn truth(&self, expr: &Expr) -> Result<bool, ValueError> {
+        Ok(match self.eval(expr)? {
+            Value::Null => false,
+            Value::Bool(value) => value,
+            Value::Int(value) => value != 0,
+            Value::Float(value) => value != 0.0,
+            Value::Text(text) => !text.is_empty(),
+            Value::List(items) => !items.is_empty(),
+        })
+    }
+
+    /// The value of an expression that counts or measures something.
+    ///
+    /// # Errors
+    /// [`ValueError`], also where the value is no whole number, is negative or is missing.
+    pub fn size(&self, expr: &Expr) -> Result<u64, ValueError> {
+        match (self.eval(expr)?, expr) {
+            (Value::Int(value), _) => {
+                u64::try_from(value).map_err(|_| Value::Int(value).not("a size", "a shape"))
+            }
+            (Value::Null, Expr::Name(name)) => Err(ValueError::Missing(name.clone())),
+            (other, _) => Err(other.not("a whole number", "a shape")),
+        }
+    }
+
+    /// A name with the bound indices in its places.
+    ///
+    /// # Errors
+    /// [`ValueError::Place`] for a place that is not bound.
+    pub fn fill(&self, template: &Template) -> Result<String, ValueError> {
+        template.fill(|place| self.index(place)).map_err(|place| ValueError::Place(place.to_owned()))
+    }
+
+    fn index(&self, name: &str) -> Option<u64> {
+        self.bound.iter().rev().find(|(bound, _)| *bound == name).map(|&(_, index)| index)
+    }
+
+    fn name(&self, name: &str) -> Valued {
+        if let Some(index) = self.index(name) {
+            return Ok(Value::Int(index.cast_signed()));
+        }
+        match (name, self.lets.get_key_value(name)) {
+            ("true", _) => Ok(Value::Bool(true)),
+            ("false", _) => Ok(Value::Bool(false)),
+            ("null", _) => Ok(Value::Null),
+            // A value may complete the config key whose name it has: there the name is the key.
+            (_, Some((key, expr))) if self.inside != Some(name) => {
+                if self.depth > self.lets.len() {
+                    return Err(ValueError::Cycle(name.to_owned()));
+                }
+                Env { depth: self.depth + 1, inside: Some(key), ..*self }.eval(expr)
+            }
+            _ => Ok(self.config.get(name).map_or(Value::Null, Value::from_json)),
+        }
+    }
+
+    fn item(&self, list: &Expr, index: &Expr) -> Valued {
+        match (self.eval(list)?, self.eval(index)?) {
+            (Value::List(mut items), Value::Int(index)) => {
+                let len = items.len();
+                let at = usize::try_from(index).ok().filter(|&at| at < len);
+                at.map(|at| items.swap_remove(at)).ok_or(ValueError::Item { index, len })
+            }
+            (Value::Null, _) => Ok(Value::Null),
+            (Value::List(_), other) => Err(other.not("a whole number", "[…]")),
+            (other, _) => Err(other.not("a list", "[…]")),
+        }
+    }
+
+    fn binary(&self, op: Operator, left: &Expr, right: &Expr) -> Valued {
+        match op {
+            Operator::Or => Ok(Value::Bool(self.truth(left)? || self.truth(right)?)),
+            Operator::And => Ok(Value::Bool(self.truth(left)? && self.truth(right)?)),
+            Operator::Else => match self.eval(left)? {
+                Value::Null => self.eval(right),
+                value => Ok(value),
+            },
+            _ => operate(op, self.eval(left)?, self.eval(right)?),
+        }
+    }
+
+    fn call(&self, name: &str, args: &[Expr]) -> Valued {
+        match (name, args) {
+            ("has", [tensor]) => Ok(Value::Bool(self.catalog.find(&self.text(tensor, name)?).is_some())),
+            ("any", [Expr::Text(pattern)]) => Ok(Value::Bool(self.any(pattern))),
+            ("ndim", [tensor]) => {
+                Ok(self.shape(tensor, name)?.map_or(Value::Null, |shape| int(shape.len() as u64)))
+            }
+            ("dim", [tensor, axis]) => {
+                let axis = self.size(axis)? as usize;
+                let shape = self.shape(tensor, name)?;
+                Ok(shape.and_then(|shape| shape.get(axis).copied()).map_or(Value::Null, int))
+            }
+            ("len", [list]) => match self.eval(list)? {
+                Value::List(items) => Ok(int(items.len() as u64)),
+                other => Err(other.not("a list", "len")),
+            },
+            _ => Err(ValueError::Function(format!("{name}, with {} arguments", args.len()))),
+        }
+    }
+
+    fn text(&self, expr: &Expr, context: &str) -> Result<String, ValueError> {
+        match self.eval(expr)? {
+            Value::Text(text) => Ok(text),
+            other => Err(other.not("a quoted name", context)),
+        }
+    }
+
+    fn shape(&self, tensor: &Expr, context: &str) -> Result<Option<&'a [u64]>, ValueError> {
+        let name = self.text(tensor, context)?;
+        Ok(self.catalog.find(&name).map(|id| self.catalog.info(id).shape))
+    }
+
+    /// Whether any tensor has a name of this form.
+    fn any(&self, pattern: &Template) -> bool {
+        (0..self.catalog.count())
+            .any(|at| pattern.matches(self.catalog.info(crate::checkpoint::TensorId(at)).name).is_some())
+    }
+}
+
+impl std::fmt::Debug for Env<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Env").field("bound", &self.bound).finish_non_exhaustive()
+    }
+}
+
+impl Value {
+    /// A value of the config.
+    pub fn from_json(json: &Json) -> Self {
+        match json {
+            Json::Null | Json::Object(_) => Self::Null,
+            Json::Bool(value) => Self::Bool(*value),
+            Json::Number(number) => match number.as_i64() {
+                Some(value) => Self::Int(value),
+                None => Self::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Json::String(text) => Self::Text(text.clone()),
+            Json::Array(items) => Self::List(items.iter().map(Self::from_json).collect()),
+        }
+    }
+
+    fn not(&self, expected: &'static str, context: &str) -> ValueError {
+        ValueError::Kind { found: format!("{self:?}"), expected, context: context.to_owned() }
+    }
+}
+
+fn int(value: u64) -> Value {
+    Value::Int(value.cast_signed())
+}
+
+fn operate(op: Operator, left: Value, right: Value) -> Valued {
+    match (op, &left, &right) {
+        (Operator::Equal, ..) => Ok(Value::Bool(left == right)),
+        (Operator::Unequal, ..) => Ok(Value::Bool(left != right)),
+        (Operator::In, item, Value::List(items)) => Ok(Value::Bool(items.contains(item))),
+        (Operator::In, _, Value::Null) => Ok(Value::Bool(false)),
+        (_, Value::Int(a), Value::Int(b)) => whole(op, *a, *b),
+        (_, Value::Int(_) | Value::Float(_), Value::Int(_) | Value::Float(_)) => float(op, &left, &right),
+        (_, Value::Int(_) | Value::Float(_), other) | (_, other, _) => {
+            Err(other.not("a number", "an operation"))
+        }
+    }
+}
+
+fn whole(op: Operator, a: i64, b: i64) -> Valued {
+    let checked = |value: Option<i64>| value.map(Value::Int).ok_or(ValueError::Overflow);
+    match op {
+        Operator::Less => Ok(Value::Bool(a < b)),
+        Operator::LessEqual => Ok(Value::Bool(a <= b)),
+        Operator::Greater => Ok(Value::Bool(a > b)),
+        Operator::GreaterEqual => Ok(Value::Bool(a >= b)),
+        Operator::Add => checked(a.checked_add(b)),
+        Operator::Subtract => checked(a.checked_sub(b)),
+        Operator::Multiply => checked(a.checked_mul(b)),
+        Operator::Divide if b != 0 && a.checked_rem(b) == Some(0) => checked(a.checked_div(b)),
+        Operator::Remainder if b != 0 => checked(a.checked_rem_euclid(b)),
+        _ => Err(ValueError::Division(a, b)),
+    }
+}
+
+fn float(op: Operator, left: &Value, right: &Value) -> Valued {
+    let number = |value: &Value| match value {
+        Value::Int(value) => *value as f64,
+        Value::Float(value) => *value,
+        _ => f64::NAN,
+    };
+    let (a, b) = (number(left), number(right));
+    Ok(match op {
+        Operator::Less => Value::Bool(a < b),
+        Operator::LessEqual => Value::Bool(a <= b),
+        Operator::Greater => Value::Bool(a > b),
+        Operator::GreaterEqual => Value::Bool(a >= b),
+        Operator::Add => Value::Float(a + b),
+        Operator::Subtract => Value::Float(a - b),
+        Operator::Multiply => Value::Float(a * b),
+        Operator::Divide => Value::Float(a / b),
+        _ => return Err(left.not("a whole number", "%")),
+    })
+}

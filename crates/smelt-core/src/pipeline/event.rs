@@ -1,0 +1,38 @@
+//! What a run tells while it goes on, for a progress bar or a log; no terminal code here.
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Directory, config and side files are there; the tensors begin.
+    Started {
+        /// Bytes that the blocks will hold in all, before quantization.
+        bytes: u64,
+    },
+    /// A block is written.
+    Block {
+        /// Its bytes before quantization.
+        bytes: u64,
+    },
+    /// A file is complete, on the disk and under its name.
+    Finished {
+        /// Its name.
+        file: String,
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+/// Receives events, from any of the workers. It is called for every block: it must not wait.
+pub trait Observer: Sync {
+    /// Takes note of an event.
+    fn on(&self, event: &Event);
+}
+
+/// Takes no note of anything.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn on(&self, _event: &Event) {}
+}

@@ -1,0 +1,148 @@
+//! One worker: takes a block, pulls it, quantizes it, writes it, and again.
+//!
+//! Workers and not stages: with a few more of them than cores, one waits for the disk while another
+//! computes, the memory of each is known, and no queue stands between them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use smelt_kernels::{Format, Packed, all_finite, quantize};
+
+use super::event::{Event, Observer};
+use super::shard::Shards;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::layout::pool::Pool;
+use crate::layout::pull::Puller;
+use crate::plan::blocks::{Block, Cut};
+use crate::plan::{Plan, Task, cut};
+
+/// Hands out blocks, in the order in which they lie in the files.
+#[derive(Debug)]
+pub(super) struct Queue<'a> {
+    plan: &'a Plan,
+    worker_bytes: u64,
+    next: Mutex<Next>,
+}
+
+/// The block that comes next: which task, and where in its cut.
+#[derive(Debug, Default)]
+struct Next {
+    task: usize,
+    block: u64,
+    cut: Option<Cut>,
+}
+
+impl<'a> Queue<'a> {
+    pub(super) fn new(plan: &'a Plan, worker_bytes: u64) -> Self {
+        Self { plan, worker_bytes, next: Mutex::default() }
+    }
+
+    fn next(&self) -> Option<(&'a Task, Block)> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let task = self.plan.tasks.get(next.task)?;
+            let index = next.block;
+            let cut = next.cut.get_or_insert_with(|| cut(&self.plan.graph, task, self.worker_bytes));
+            if index < cut.count() {
+                let block = cut.block(index);
+                next.block += 1;
+                return Some((task, block));
+            }
+            *next = Next { task: next.task + 1, ..Next::default() };
+        }
+    }
+}
+
+/// What the workers of a run share.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) shards: &'a Shards<'a>,
+    pub(super) queue: &'a Queue<'a>,
+    pub(super) observer: &'a dyn Observer,
+    /// Set from outside to stop the run, and by a worker that fails.
+    pub(super) stop: &'a AtomicBool,
+}
+
+/// Works until nothing is left, something fails, or the run is stopped.
+pub(super) fn work(shared: Shared<'_>) -> Result<()> {
+    let mut worker = Worker { shared, pool: Pool::default(), block: Vec::new(), stored: Vec::new() };
+    let mut last = "";
+    while let Some((task, block)) = shared.queue.next() {
+        if shared.stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        if task.name != last {
+            // Buffers of another tensor's sizes would add up to more than the share.
+            worker.pool.trim();
+            last = &task.name;
+        }
+        worker.run(task, &block).inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))?;
+    }
+    Ok(())
+}
+
+struct Worker<'a> {
+    shared: Shared<'a>,
+    pool: Pool,
+    /// The block as pulled.
+    block: Vec<u8>,
+    /// Its codes, scales and biases.
+    stored: Vec<u8>,
+}
+
+impl Worker<'_> {
+    fn run(&mut self, task: &Task, block: &Block) -> Result<()> {
+        let size = task.dtype.bits() / 8;
+        resize(&mut self.block, (block.len * size) as usize);
+        let puller = Puller::new(&self.shared.plan.graph, self.shared.checkpoint);
+        puller.pull(task.node, &block.region, &mut self.block, &mut self.pool)?;
+        self.check(task)?;
+        match &task.format {
+            None => self.write(task, 0, block.offset * size, &self.block)?,
+            Some(spec) => self.quantize(task, block, spec.0)?,
+        }
+        self.shared.observer.on(&Event::Block { bytes: block.len * size });
+        Ok(())
+    }
+
+    fn write(&self, task: &Task, part: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.shared.shards.write(&task.parts[part], offset, bytes, self.shared.observer)
+    }
+
+    fn check(&self, task: &Task) -> Result<()> {
+        let fine = self.shared.plan.allow_nonfinite
+            || task.dtype.float().is_none_or(|float| all_finite(float, &self.block));
+        if fine { Ok(()) } else { Err(Error::NonFinite { tensor: task.name.clone() }) }
+    }
+
+    fn quantize(&mut self, task: &Task, block: &Block, format: Format) -> Result<()> {
+        let dtype = task.dtype.float().expect("the plan quantizes floats only");
+        let group = format.group_size() as u64;
+        let (before, groups) = (block.offset / group, (block.len / group) as usize);
+        let (code_bytes, scale_bytes) = (format.code_bytes(), format.scale_bytes(dtype));
+        let bias_bytes = if format.has_biases() { scale_bytes } else { 0 };
+        let mut stored = std::mem::take(&mut self.stored);
+        resize(&mut stored, groups * (code_bytes + scale_bytes + bias_bytes));
+        let (codes, rest) = stored.split_at_mut(groups * code_bytes);
+        let (scales, biases) = rest.split_at_mut(groups * scale_bytes);
+        let out = Packed { codes: &mut *codes, scales: &mut *scales, biases: &mut *biases };
+        quantize(format, self.shared.plan.rounding.into(), dtype, &self.block, out);
+        let parts = [(&*codes, code_bytes), (&*scales, scale_bytes), (&*biases, bias_bytes)];
+        for (part, (bytes, each)) in parts.into_iter().enumerate().take(task.parts.len()) {
+            self.write(task, part, before * each as u64, bytes)?;
+        }
+        self.stored = stored;
+        Ok(())
+    }
+}
+
+/// Makes a buffer this long; where it must grow it is allocated anew rather than copied.
+fn resize(buffer: &mut Vec<u8>, len: usize) {
+    if buffer.capacity() < len {
+        *buffer = Vec::with_capacity(len);
+    }
+    buffer.resize(len, 0);
+}

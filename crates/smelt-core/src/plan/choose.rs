@@ -1,0 +1,153 @@
+//! Which format each parameter gets.
+//!
+//! In order of strength: an override of the user, the family's own bits for the module (a router
+//! at 8 bits, as the library's `quant_predicate` says), the format of the run.
+
+use smelt_kernels::{Format, Mode};
+
+use super::{Note, Options, Part, Spec, Task};
+use crate::checkpoint::{Checkpoint, DType, Storage};
+use crate::error::{Error, Result};
+use crate::layout::{Graph, Layout, Module, Output};
+
+/// What is to happen with a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// It stays as it is.
+    Keep,
+    /// It is quantized.
+    Quantize(Format),
+}
+
+/// Refuses a checkpoint whose weights are not plain floats.
+pub(super) fn refuse_packed(checkpoint: &Checkpoint) -> Result<()> {
+    match checkpoint.storage() {
+        Storage::Plain => Ok(()),
+        storage => {
+            Err(Error::Packed { storage: storage.describe(), mlx: matches!(storage, Storage::Mlx { .. }) })
+        }
+    }
+}
+
+/// One task for each parameter, without its place in a file.
+pub(super) fn tasks(layout: &mut Layout, options: &Options, notes: &mut Vec<Note>) -> Result<Vec<Task>> {
+    let mut hits = vec![false; options.overrides.len()];
+    let mut tasks = Vec::with_capacity(layout.outputs.len());
+    for output in &layout.outputs {
+        let choice = output.module.map_or(Choice::Keep, |module| choose(output, module, options, &mut hits));
+        tasks.push(task(&mut layout.graph, output, choice, options, notes)?);
+    }
+    let unused = options.overrides.iter().zip(hits).filter(|(_, hit)| !hit);
+    notes.extend(unused.map(|(rule, _)| Note::OverrideUnused { text: rule.to_string() }));
+    match notes.iter().find(|note| note.is_fallback()) {
+        Some(note) if options.strict => Err(Error::Strict { note: note.to_string() }),
+        _ => Ok(tasks),
+    }
+}
+
+fn choose(output: &Output, module: Module, options: &Options, hits: &mut [bool]) -> Choice {
+    let path = output.name.strip_suffix(".weight").unwrap_or(&output.name);
+    let mut choice = match options.format {
+        None => Choice::Keep,
+        Some(format) => Choice::Quantize(own_format(module).unwrap_or(format)),
+    };
+    for (rule, hit) in options.overrides.iter().zip(hits) {
+        if rule.pattern.is_match(path) {
+            *hit = true;
+            choice = rule.format.map_or(Choice::Keep, Choice::Quantize);
+        }
+    }
+    choice
+}
+
+fn own_format(module: Module) -> Option<Format> {
+    let (bits, group_size) = module.own?;
+    Format::new(Mode::Affine, bits, group_size)
+}
+
+fn task(
+    graph: &mut Graph,
+    output: &Output,
+    choice: Choice,
+    options: &Options,
+    notes: &mut Vec<Note>,
+) -> Result<Task> {
+    let mut node = output.node;
+    if let Some(dtype) = options.dtype
+        && output.cast
+        && graph.node(node).dtype.is_floating()
+    {
+        node =
+            graph.cast(node, dtype).map_err(|error| Error::Dtype { tensor: output.name.clone(), error })?;
+    }
+    let (dtype, shape) = (graph.node(node).dtype, graph.node(node).shape.to_vec());
+    let format = match choice {
+        Choice::Keep => None,
+        Choice::Quantize(format) => fitting(output, format, dtype, &shape, notes)?,
+    };
+    let parts = match format {
+        None => vec![part(output.name.clone(), dtype, shape.clone())?],
+        Some(format) => quantized_parts(&output.name, format, dtype, &shape)?,
+    };
+    Ok(Task {
+        name: output.name.clone(),
+        role: output.role,
+        node,
+        dtype,
+        shape,
+        format: format.map(Spec),
+        parts,
+    })
+}
+
+/// The format, unless rows do not divide into its groups: then a note, and the weight stays.
+fn fitting(
+    output: &Output,
+    format: Format,
+    dtype: DType,
+    shape: &[u64],
+    notes: &mut Vec<Note>,
+) -> Result<Option<Format>> {
+    if dtype.float().is_none() {
+        return Err(Error::NotFloat { tensor: output.name.clone(), dtype });
+    }
+    let row = shape.last().copied().unwrap_or(0);
+    let group_size = format.group_size() as u64;
+    if shape.len() >= 2 && row > 0 && row % group_size == 0 {
+        return Ok(Some(format));
+    }
+    let module = output.name.strip_suffix(".weight").unwrap_or(&output.name).to_owned();
+    notes.push(Note::NotDivisible { module, row, group_size });
+    Ok(None)
+}
+
+/// Weight, scales and biases of a quantized module, as MLX names and shapes them.
+fn quantized_parts(name: &str, format: Format, dtype: DType, shape: &[u64]) -> Result<Vec<Part>> {
+    let stem = name.strip_suffix("weight").unwrap_or(name);
+    let row = shape.last().copied().unwrap_or(0);
+    let with_last = |last: u64| {
+        let mut shape = shape.to_vec();
+        shape.pop();
+        shape.push(last);
+        shape
+    };
+    let groups = with_last(row / format.group_size() as u64);
+    let scale_dtype = if format.has_biases() { dtype } else { DType::U8 };
+    let mut parts = vec![
+        part(name.to_owned(), DType::U32, with_last(row * u64::from(format.bits()) / 32))?,
+        part(format!("{stem}scales"), scale_dtype, groups.clone())?,
+    ];
+    if format.has_biases() {
+        parts.push(part(format!("{stem}biases"), scale_dtype, groups)?);
+    }
+    Ok(parts)
+}
+
+fn part(name: String, dtype: DType, shape: Vec<u64>) -> Result<Part> {
+    let elements = shape.iter().try_fold(1u64, |total, &size| total.checked_mul(size));
+    let bytes = elements.and_then(|elements| dtype.bytes(elements));
+    match bytes {
+        Some(bytes) => Ok(Part { name, dtype, shape, bytes, shard: 0, offset: 0 }),
+        None => Err(Error::TensorSize { tensor: name }),
+    }
+}

@@ -1,0 +1,47 @@
+//! The output's config.json: the source's text with as little changed as the result needs.
+
+use serde_json::{Map, Value, json};
+use smelt_kernels::Format;
+
+use super::Task;
+use crate::checkpoint::Config;
+
+/// The text of the config to write.
+///
+/// `quantization` and its twin `quantization_config` (which other readers look at) hold the format
+/// of the run and an entry for every module that differs; whatever said how the *source* was
+/// quantized goes.
+pub(super) fn edited(config: &Config, format: Option<Format>, tasks: &[Task]) -> String {
+    let mut text = config.json().clone();
+    for key in ["quantization", "quantization_config"] {
+        text.remove(&[key]);
+        text.remove(&["text_config", key]);
+    }
+    if let Some(block) = quantization(format, tasks) {
+        text.set(&["quantization"], &block);
+        text.set(&["quantization_config"], &block);
+    }
+    text.text().to_owned()
+}
+
+fn quantization(format: Option<Format>, tasks: &[Task]) -> Option<Value> {
+    let quantized =
+        || tasks.iter().filter_map(|task| task.format.as_ref().map(|spec| (task.module(), spec.0)));
+    // A run that only has overrides takes the first of them as the common format.
+    let common = format.or_else(|| quantized().next().map(|(_, format)| format))?;
+    quantized().next()?;
+    let mut block = parts(common);
+    for (module, format) in quantized().filter(|&(_, format)| format != common) {
+        block.insert(module.to_owned(), Value::Object(parts(format)));
+    }
+    Some(Value::Object(block))
+}
+
+/// The keys in the order in which mlx-lm writes them.
+fn parts(format: Format) -> Map<String, Value> {
+    let mut parts = Map::new();
+    parts.insert("group_size".to_owned(), json!(format.group_size()));
+    parts.insert("bits".to_owned(), json!(format.bits()));
+    parts.insert("mode".to_owned(), json!(format.mode().name()));
+    parts
+}

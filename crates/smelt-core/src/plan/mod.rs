@@ -1,0 +1,236 @@
+//! The plan: every byte that a run will write, worked out from headers alone.
+//!
+//! The dry run, the estimate, the execution, the index and the report are this one object. It is
+//! data: it serialises, its tasks do not depend on one another, and any subset of them gives the
+//! same bytes anywhere. Everything that can be refused is refused while it is made.
+
+pub mod blocks;
+mod choose;
+mod config;
+mod memory;
+mod note;
+pub mod options;
+mod shards;
+mod spec;
+mod totals;
+
+use serde::{Deserialize, Serialize};
+
+pub use choose::Choice;
+pub use memory::{Memory, Schedule, cut};
+pub use note::Note;
+pub use options::{Options, Override};
+pub use shards::{OutputShard, index_json, shard_header};
+pub use spec::{RoundingSpec, Spec};
+pub use totals::{RoleTotals, Totals};
+
+use crate::checkpoint::{Checkpoint, DType, TensorId};
+use crate::error::{Error, Result};
+use crate::layout::family::{self, Family};
+use crate::layout::{Dropped, Graph, Layout, NodeId, Role};
+use crate::source::FileEntry;
+
+/// The version of the plan's JSON.
+pub const VERSION: u32 = 1;
+
+/// What a run writes, and from what.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Version of this format.
+    pub version: u32,
+    /// Version of smelt that made it.
+    pub smelt: String,
+    /// The family of the checkpoint.
+    pub family: String,
+    /// Where the checkpoint is.
+    pub source: String,
+    /// The tensors of the checkpoint; source expressions name them by position.
+    pub source_tensors: Vec<SourceTensor>,
+    /// The files that hold them.
+    pub source_shards: Vec<FileEntry>,
+    /// The expressions that the tasks pull.
+    pub graph: Graph,
+    /// Which backend's ties are followed.
+    pub rounding: RoundingSpec,
+    /// Whether NaN and infinity are let through.
+    pub allow_nonfinite: bool,
+    /// The format that the run asks for, `None` to leave all as it is.
+    pub format: Option<Spec>,
+    /// The tensors to write, in the order in which they lie in the files.
+    pub tasks: Vec<Task>,
+    /// The files to write.
+    pub shards: Vec<OutputShard>,
+    /// The tensors of the checkpoint that are left out, and why.
+    pub dropped: Vec<Dropped>,
+    /// What is done differently from what was asked, or worth knowing.
+    pub notes: Vec<Note>,
+    /// The config to write.
+    pub config: String,
+    /// The files that are copied byte for byte.
+    pub side_files: Vec<FileEntry>,
+    /// Sums.
+    pub totals: Totals,
+}
+
+/// A tensor of the checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTensor {
+    /// Its name.
+    pub name: String,
+    /// Its dtype.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Which of the source's shards holds it.
+    pub shard: u32,
+    /// Where it begins in that file.
+    pub offset: u64,
+}
+
+/// One parameter to write: pulled, quantized and stored on its own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// The parameter's name in the target model.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// The expression.
+    pub node: NodeId,
+    /// Its dtype before quantization.
+    pub dtype: DType,
+    /// Its shape before quantization.
+    pub shape: Vec<u64>,
+    /// How it is stored; `None` as it is.
+    pub format: Option<Spec>,
+    /// The stored tensors: itself, or weight, scales and biases.
+    pub parts: Vec<Part>,
+}
+
+/// A tensor in an output file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Its name.
+    pub name: String,
+    /// Its dtype.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Its size.
+    pub bytes: u64,
+    /// Which output file holds it.
+    pub shard: u32,
+    /// Where it begins, counted from the first byte of the tensors in that file.
+    pub offset: u64,
+}
+
+impl Task {
+    /// The path of the module that the parameter belongs to.
+    pub fn module(&self) -> &str {
+        self.name.strip_suffix(".weight").unwrap_or(&self.name)
+    }
+
+    /// Elements of the parameter.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// Bytes that it takes in the output.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.bytes).sum()
+    }
+}
+
+/// The family that a checkpoint belongs to: the user's own, or the one of its `model_type`.
+///
+/// # Errors
+/// [`Error::ModelType`] if smelt has none.
+pub fn family_of<'a>(checkpoint: &Checkpoint, own: Option<&'a Family>) -> Result<&'a Family> {
+    if let Some(own) = own {
+        return Ok(own);
+    }
+    let model_type = checkpoint.config().model_type().unwrap_or_default();
+    family::of_model_type(model_type).ok_or_else(|| Error::ModelType {
+        model_type: model_type.to_owned(),
+        known: family::all().iter().flat_map(|family| family.model_types.clone()).collect(),
+    })
+}
+
+/// The layout of a checkpoint by its family.
+///
+/// # Errors
+/// [`Error::Layout`] with everything that does not fit.
+pub fn layout_of(checkpoint: &Checkpoint, family: &Family) -> Result<Layout> {
+    family
+        .layout(checkpoint.config(), checkpoint)
+        .map_err(|problems| Error::Layout { family: family.name.clone(), problems: problems.into() })
+}
+
+impl Plan {
+    /// Plans the conversion of a checkpoint of `family`.
+    ///
+    /// # Errors
+    /// Every refusal that headers allow: see [`Error`].
+    pub fn new(checkpoint: &Checkpoint, family: &Family, options: &Options) -> Result<Self> {
+        choose::refuse_packed(checkpoint)?;
+        let mut layout = layout_of(checkpoint, family)?;
+        let mut notes = note::left_out(checkpoint);
+        let mut tasks = choose::tasks(&mut layout, options, &mut notes)?;
+        let shards = shards::place(&mut tasks, options.shard_bytes);
+        let share = family.active_share(checkpoint.config(), checkpoint).ok().flatten();
+        Ok(Self {
+            version: VERSION,
+            smelt: env!("CARGO_PKG_VERSION").to_owned(),
+            family: family.name.clone(),
+            source: checkpoint.source().location().to_owned(),
+            source_tensors: source_tensors(checkpoint),
+            source_shards: source_shards(checkpoint),
+            rounding: options.rounding.into(),
+            allow_nonfinite: options.allow_nonfinite,
+            format: options.format.map(Spec::from),
+            config: config::edited(checkpoint.config(), options.format, &tasks),
+            side_files: checkpoint.side_files().to_vec(),
+            totals: Totals::of(&tasks, &shards, checkpoint, share),
+            dropped: layout.dropped,
+            graph: layout.graph,
+            tasks,
+            shards,
+            notes,
+        })
+    }
+
+    /// Checks that a checkpoint is the one that this plan was made for, as a plan that was stored
+    /// and read again must be before it runs.
+    ///
+    /// # Errors
+    /// [`Error::OtherSource`] naming the first tensor that differs.
+    pub fn check_source(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let found = source_tensors(checkpoint);
+        let differs = |(planned, found): &(&SourceTensor, &SourceTensor)| planned != found;
+        let pairs = self.source_tensors.iter().zip(&found);
+        let first = pairs.clone().find(differs).map(|(planned, _)| planned.name.clone());
+        match first {
+            None if found.len() == self.source_tensors.len() => Ok(()),
+            first => Err(Error::OtherSource { tensor: first.unwrap_or_default() }),
+        }
+    }
+}
+
+fn source_tensors(checkpoint: &Checkpoint) -> Vec<SourceTensor> {
+    let all = 0..checkpoint.tensors().len() as u32;
+    all.map(|id| {
+        let tensor = checkpoint.tensor(TensorId(id));
+        SourceTensor {
+            name: tensor.name.to_string(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.to_vec(),
+            shard: tensor.shard,
+            offset: tensor.offset,
+        }
+    })
+    .collect()
+}
+
+fn source_shards(checkpoint: &Checkpoint) -> Vec<FileEntry> {
+    let shards = checkpoint.shards().iter();
+    shards.map(|shard| FileEntry { path: shard.path.clone(), size: shard.size }).collect()
+}

@@ -1,0 +1,62 @@
+//! What a user should know about a plan: everything that is not exactly as asked, nothing else.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Checkpoint;
+
+/// Something that is done differently from what was asked, or is worth knowing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Note {
+    /// A module stays in its float type because its rows do not divide into groups.
+    NotDivisible {
+        /// The module.
+        module: String,
+        /// Elements of a row.
+        row: u64,
+        /// The group size asked for.
+        group_size: u64,
+    },
+    /// An override that no module matches.
+    OverrideUnused {
+        /// The override as given.
+        text: String,
+    },
+    /// A file of the source that is neither read nor copied.
+    FileLeftOut {
+        /// Its path in the source.
+        path: String,
+        /// The reason.
+        why: String,
+    },
+}
+
+impl Note {
+    /// Whether the result differs from what was asked, which `--strict` does not allow.
+    pub const fn is_fallback(&self) -> bool {
+        matches!(self, Self::NotDivisible { .. } | Self::OverrideUnused { .. })
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotDivisible { module, row, group_size } => write!(
+                out,
+                "`{module}` is not quantized: its rows of {row} do not divide into groups of {group_size}"
+            ),
+            Self::OverrideUnused { text } => {
+                write!(out, "override `{text}` matches no module that can be quantized")
+            }
+            Self::FileLeftOut { path, why } => write!(out, "`{path}` is left out: {why}"),
+        }
+    }
+}
+
+/// A note for each file of the source that does not reach the output.
+pub(super) fn left_out(checkpoint: &Checkpoint) -> Vec<Note> {
+    let files = checkpoint.left_out().iter();
+    files.map(|file| Note::FileLeftOut { path: file.path.clone(), why: file.why.to_owned() }).collect()
+}

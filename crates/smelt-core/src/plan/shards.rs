@@ -1,0 +1,109 @@
+//! Which file each stored tensor goes to, and the header and index that say so.
+//!
+//! As mlx-lm does it: tensors in order, a new shard when the next one would pass the limit, a
+//! larger tensor in a shard of its own. The header lists names in byte order with their keys
+//! sorted, as `mx.save_safetensors` writes it, padded so that the data is aligned.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{Part, Plan, Task};
+
+/// A file of tensors to write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputShard {
+    /// Its name.
+    pub name: String,
+    /// Bytes of tensors in it.
+    pub tensor_bytes: u64,
+    /// Bytes in front of the tensors: the length and the header.
+    pub header_bytes: u64,
+}
+
+impl OutputShard {
+    /// Size of the file.
+    pub fn bytes(&self) -> u64 {
+        self.header_bytes + self.tensor_bytes
+    }
+}
+
+/// Gives every part its shard and offset.
+pub(super) fn place(tasks: &mut [Task], limit: u64) -> Vec<OutputShard> {
+    let mut sizes = vec![0u64];
+    for part in tasks.iter_mut().flat_map(|task| &mut task.parts) {
+        let last = sizes.len() - 1;
+        if sizes[last] > 0 && sizes[last] + part.bytes > limit {
+            sizes.push(0);
+        }
+        let shard = sizes.len() - 1;
+        part.shard = shard as u32;
+        part.offset = sizes[shard];
+        sizes[shard] += part.bytes;
+    }
+    let count = sizes.len();
+    let sizes = sizes.into_iter().enumerate();
+    sizes
+        .map(|(index, tensor_bytes)| OutputShard {
+            name: name(index, count),
+            tensor_bytes,
+            header_bytes: header(tasks, index as u32).len() as u64,
+        })
+        .collect()
+}
+
+fn name(index: usize, count: usize) -> String {
+    if count == 1 {
+        return "model.safetensors".to_owned();
+    }
+    format!("model-{:05}-of-{count:05}.safetensors", index + 1)
+}
+
+/// The bytes in front of the tensors of a shard.
+pub fn shard_header(plan: &Plan, shard: u32) -> Vec<u8> {
+    header(&plan.tasks, shard)
+}
+
+fn header(tasks: &[Task], shard: u32) -> Vec<u8> {
+    let parts = tasks.iter().flat_map(|task| &task.parts).filter(|part| part.shard == shard);
+    let sorted: BTreeMap<&str, &Part> = parts.map(|part| (part.name.as_str(), part)).collect();
+    let mut text = String::from(r#"{"__metadata__":{"format":"mlx"}"#);
+    for (name, part) in sorted {
+        let name = json!(name);
+        let (start, end) = (part.offset, part.offset + part.bytes);
+        let (dtype, shape) = (part.dtype.name(), &part.shape);
+        let shape = shape.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+        let entry =
+            format!(r#",{name}:{{"data_offsets":[{start},{end}],"dtype":"{dtype}","shape":[{shape}]}}"#);
+        text.push_str(&entry);
+    }
+    text.push('}');
+    while text.len() % 8 != 0 {
+        text.push(' ');
+    }
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(text.into_bytes());
+    bytes
+}
+
+/// The text of `model.safetensors.index.json`, as mlx-lm writes it.
+pub fn index_json(plan: &Plan) -> String {
+    let parts = plan.tasks.iter().flat_map(|task| &task.parts);
+    let map: BTreeMap<&str, &str> =
+        parts.map(|part| (part.name.as_str(), plan.shards[part.shard as usize].name.as_str())).collect();
+    let mut text = String::new();
+    let totals = &plan.totals;
+    let _ = write!(
+        text,
+        "{{\n    \"metadata\": {{\n        \"total_size\": {},\n        \"total_parameters\": {}\n    }},\n    \"weight_map\": {{",
+        totals.tensor_bytes, totals.parameters
+    );
+    for (index, (name, file)) in map.into_iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        let _ = write!(text, "{comma}\n        {}: {}", json!(name), json!(file));
+    }
+    text.push_str("\n    }\n}");
+    text
+}
