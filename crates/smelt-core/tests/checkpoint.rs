@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use smelt_core::checkpoint::{Checkpoint, DType, Storage};
-use smelt_core::source::MemorySource;
+use smelt_core::source::{FileEntry, MemorySource, Source};
 use smelt_core::{Error, Result};
 
 /// A file of a checkpoint in memory.
@@ -275,6 +275,54 @@ fn refuses_broken_shards() {
     }
 }
 
+/// A source that lists everything and reads all but one file.
+#[derive(Debug)]
+struct Failing {
+    files: MemorySource,
+    broken: &'static str,
+}
+
+impl Source for Failing {
+    fn location(&self) -> &str {
+        self.files.location()
+    }
+
+    fn list(&self) -> Result<Vec<FileEntry>> {
+        self.files.list()
+    }
+
+    fn read_at(&self, path: &str, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if path != self.broken {
+            return self.files.read_at(path, offset, buf);
+        }
+        let (location, file) = (self.location().to_owned(), path.to_owned());
+        Err(Error::Read {
+            location,
+            file,
+            source: std::io::ErrorKind::TimedOut.into(),
+        })
+    }
+}
+
+#[test]
+fn what_the_source_reports_comes_through() {
+    let [one, two] = two_shards();
+    for broken in ["config.json", "model-00002-of-00002.safetensors"] {
+        let files = MemorySource::new([config(), one.clone(), two.clone()]);
+        let error = Checkpoint::open(Arc::new(Failing { files, broken })).unwrap_err();
+        assert!(
+            matches!(&error, Error::Read { file, .. } if file == broken),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
+fn refuses_a_configuration_too_large_to_be_one() {
+    let huge = ("config.json".to_owned(), vec![b' '; (64 << 20) + 1]);
+    refused!([huge], Error::TooLarge { .. }, "`config.json`");
+}
+
 #[test]
 fn shards_without_an_index() {
     let some = |path: &str, name: &str| shard(path, &[(name, "F32", 4)]);
@@ -296,6 +344,7 @@ fn shards_without_an_index() {
 #[test]
 fn every_file_has_its_place() {
     let side = [
+        "1_Pooling/config.json",
         "LICENSE",
         "README.md",
         "added_tokens.json",

@@ -126,6 +126,20 @@ fn the_parsers_words_name_the_tensor_and_the_place() {
 }
 
 #[test]
+fn deep_nesting_does_not_exhaust_the_stack() {
+    let deep = "[".repeat(1_000_000);
+    refused!(
+        file(format!(r#"{{"a":{{"x":{deep}"#).as_bytes(), 0),
+        Error::HeaderJson { .. }
+    );
+    refused!(
+        file(format!(r#"{{"a":{deep}"#).as_bytes(), 0),
+        Error::HeaderJson { .. }
+    );
+    refused!(file(deep.as_bytes(), 0), Error::HeaderJson { .. });
+}
+
+#[test]
 fn refuses_broken_tensors() {
     refused!(
         with(
