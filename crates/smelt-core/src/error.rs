@@ -289,7 +289,7 @@ pub enum Error {
     /// The index names a file that is not there.
     #[error(
         "the index names the shard `{shard}`, which is not in `{location}`; \
-         finish the download"
+         finish the download, or remove the index if it is of other shards"
     )]
     MissingShard {
         /// The source.

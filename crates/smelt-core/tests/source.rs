@@ -150,6 +150,35 @@ mod unix {
         assert!(result.unwrap_err().to_string().contains("tokenizer.json"));
     }
 
+    /// Other systems refuse to make such a file.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_name_that_is_not_utf8_is_refused() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = folder(&[]);
+        fs::write(
+            dir.path().join(std::ffi::OsStr::from_bytes(b"bad\xff")),
+            b"",
+        )
+        .unwrap();
+        let result = LocalSource::open(dir.path()).unwrap().list();
+        assert!(matches!(result, Err(Error::FileName { .. })), "{result:?}");
+    }
+
+    /// Nothing would ever be read from a pipe that nobody writes to.
+    #[test]
+    fn what_is_no_regular_file_is_neither_listed_nor_opened() {
+        let dir = folder(&[]);
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        let source = LocalSource::open(dir.path()).unwrap();
+        assert!(source.list().unwrap().is_empty());
+        let result = source.read_at("socket", 0, &mut [0]);
+        assert!(
+            matches!(result, Err(Error::NoSuchFile { .. })),
+            "{result:?}"
+        );
+    }
+
     #[test]
     fn a_read_only_source_is_enough() {
         let dir = folder(&[("file", b"x")]);

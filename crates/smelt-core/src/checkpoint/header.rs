@@ -18,6 +18,9 @@
 //!
 //! **Order.** Names and offsets may come in any order, the header may be padded with spaces, and
 //! `__metadata__` may be missing or null. Unknown keys of a tensor are ignored.
+//!
+//! **Against the reference reader.** Laxer in padding alone. Stricter where that one lets the later
+//! of two equal names win, and where it takes an array of the fields for the object of a tensor.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

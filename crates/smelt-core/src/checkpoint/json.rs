@@ -342,8 +342,9 @@ struct Style {
 impl Style {
     /// The style of the file's outermost object.
     fn of(text: &str) -> Self {
-        let first = text.find('"').unwrap_or(text.len());
-        let lead = text[..first].rsplit('{').next().unwrap_or_default();
+        // Up to the first key; an object without members shows no style.
+        let lead = text.find('"').map_or("", |quote| &text[..quote]);
+        let lead = lead.split_once('{').map_or("", |(_, lead)| lead);
         let end = if lead.contains("\r\n") { "\r\n" } else { "\n" };
         let lines = lead
             .rsplit_once('\n')

@@ -165,7 +165,7 @@ fn merge(source: &dyn Source, headers: Vec<Header>, shards: &[Shard]) -> Result<
 /// Index and shards must name the same tensors in the same places: a difference means that one of
 /// them is of another checkpoint, and then neither can be trusted. Both are sorted by name.
 fn agree(index: &Index, tensors: &[StoredTensor], shards: &[Shard]) -> Result<()> {
-    let shard_of = |tensor: &StoredTensor| shards[tensor.shard as usize].path.clone();
+    let shard_of = |tensor: &StoredTensor| shards[tensor.shard as usize].path.as_str();
     let mut stored = tensors.iter().peekable();
     for (name, file) in index.entries() {
         let indexed = &index.files()[file];
@@ -174,9 +174,9 @@ fn agree(index: &Index, tensors: &[StoredTensor], shards: &[Shard]) -> Result<()
                 return Err(unindexed(tensor, shard_of(tensor)));
             }
             Some(tensor) if *tensor.name == *name => {
-                if shard_of(tensor) != *indexed {
+                if shard_of(tensor) != indexed {
                     return Err(Error::MisplacedTensor {
-                        shard: shard_of(tensor),
+                        shard: shard_of(tensor).to_owned(),
                         indexed: indexed.clone(),
                         tensor: name.to_owned(),
                     });
@@ -194,9 +194,7 @@ fn agree(index: &Index, tensors: &[StoredTensor], shards: &[Shard]) -> Result<()
         .map_or(Ok(()), |tensor| Err(unindexed(tensor, shard_of(tensor))))
 }
 
-fn unindexed(tensor: &StoredTensor, shard: String) -> Error {
-    Error::UnindexedTensor {
-        shard,
-        tensor: tensor.name.to_string(),
-    }
+fn unindexed(tensor: &StoredTensor, shard: &str) -> Error {
+    let (shard, tensor) = (shard.to_owned(), tensor.name.to_string());
+    Error::UnindexedTensor { shard, tensor }
 }

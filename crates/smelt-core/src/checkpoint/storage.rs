@@ -37,15 +37,9 @@ impl Storage {
         modelopt: Option<&Value>,
         tensors: &[StoredTensor],
     ) -> Self {
-        let mlx_tensors = tensors.iter().any(|weight| is_mlx(weight, tensors));
-        mlx_block(config)
-            .or_else(|| {
-                mlx_tensors.then_some(Self::Mlx {
-                    mode: None,
-                    bits: None,
-                    group_size: None,
-                })
-            })
+        let tensors_say_mlx = || tensors.iter().any(|weight| is_mlx(weight, tensors));
+        mlx_block(config, "quantization")
+            .or_else(|| tensors_say_mlx().then(|| mlx_copy(config)))
             .or_else(|| declared(config).map(|method| Self::Packed { method }))
             .or_else(|| {
                 modelopt
@@ -76,21 +70,35 @@ impl Storage {
     }
 }
 
-/// The block that MLX's tools write. They write a copy as `quantization_config`, which is all that
-/// is left after other tools have saved the configuration.
-fn mlx_block(config: &Config) -> Option<Storage> {
-    let own = config.get("quantization").filter(|block| block.is_object());
-    let copy = config.get("quantization_config").filter(|block| {
-        block.get("quant_method").is_none()
-            && block.get("bits").is_some_and(Value::is_u64)
-            && block.get("group_size").is_some_and(Value::is_u64)
-    });
-    let block = own.or(copy)?;
+/// The block that MLX's tools write under `key`.
+fn mlx_block(config: &Config, key: &str) -> Option<Storage> {
+    let block = config.get(key)?;
+    // Other tools use the same keys, but always name themselves.
+    let other = ["quant_method", "quant_algo"]
+        .iter()
+        .any(|key| block.get(key).is_some());
+    let number = |key| block.get(key).and_then(Value::as_u64);
+    let (bits, group_size) = (number("bits"), number("group_size"));
+    if other || bits.or(group_size).is_none() {
+        return None;
+    }
+    let mode = block.get("mode").and_then(Value::as_str).map(str::to_owned);
     Some(Storage::Mlx {
-        mode: block.get("mode").and_then(Value::as_str).map(str::to_owned),
-        bits: block.get("bits").and_then(Value::as_u64),
-        group_size: block.get("group_size").and_then(Value::as_u64),
+        mode,
+        bits,
+        group_size,
     })
+}
+
+/// MLX's tensors without its block: there may be the copy that its tools write beside it, which
+/// alone proves nothing, since notes of quantization-aware training look the same.
+fn mlx_copy(config: &Config) -> Storage {
+    let unknown = Storage::Mlx {
+        mode: None,
+        bits: None,
+        group_size: None,
+    };
+    mlx_block(config, "quantization_config").unwrap_or(unknown)
 }
 
 /// `x.weight` in U32 beside `x.scales`.
