@@ -1,12 +1,39 @@
 //! Quantization kernels of smelt: MLX's formats, bit for bit, on plain byte slices.
 //!
 //! Everything here works on little-endian bytes as they lie in a safetensors file: no alignment is
-//! asked for, nothing is allocated per call beyond a fixed scratch, and every group is independent
-//! of its neighbours, so a caller may cut a tensor wherever a group ends and get the same bytes.
+//! asked for, nothing is allocated, and every group is independent of its neighbours, so a caller
+//! may cut a tensor wherever a group ends and get the same bytes.
+//!
+//! The functions of this module use the fastest instruction set of the CPU ([`Isa::best`]);
+//! the methods of [`Isa`] are the same with a chosen one. All give the same bits, of input that is
+//! not finite too.
+//!
+//! ```
+//! use smelt_kernels::{Float, Format, Mode, Packed, Rounding, quantize};
+//!
+//! let format = Format::new(Mode::Mxfp8, 8, 32).unwrap();
+//! let ones = 1.0f32.to_le_bytes().repeat(32);
+//! let (mut codes, mut scales) = ([0; 32], [0; 1]);
+//! let out = Packed { codes: &mut codes, scales: &mut scales, biases: &mut [] };
+//! quantize(format, Rounding::Gpu, Float::F32, &ones, out);
+//! assert_eq!((scales[0], codes[0]), (119, 0x78)); // 2^-8 and 256
+//! ```
 
+mod affine;
+mod arch;
+mod dispatch;
+mod float;
 mod format;
+mod mx;
+mod pack;
+mod run;
+mod transpose;
 
+pub use dispatch::Isa;
 pub use format::{Float, Format, Mode, Rounding};
+
+use dispatch::Engine;
+use run::{Stored, Task};
 
 /// Where the parts of a quantized block go.
 #[derive(Debug)]
@@ -19,28 +46,200 @@ pub struct Packed<'a> {
     pub biases: &'a mut [u8],
 }
 
-/// Quantizes whole groups of `input`.
+/// Quantizes whole groups of `input`, elements of `dtype`.
+///
+/// Scales and biases of affine formats have the same dtype. A NaN scale, which only groups with a
+/// NaN or an infinity can have, is stored as 0x7FC0 (bf16), 0xFD00 (f16) or 0x7FC00000 (f32, where
+/// MLX has the sign that the CPU gives a NaN). What else becomes of such groups is said in the
+/// documentation of `affine` and `mx` in this crate's sources; callers had better refuse them, see
+/// [`all_finite`].
+///
+/// # Panics
+///
+/// If `input` does not consist of whole groups or a part of `out` has another length than they
+/// take.
 pub fn quantize(format: Format, rounding: Rounding, dtype: Float, input: &[u8], out: Packed<'_>) {
-    let _ = (format, rounding, dtype, input, out);
+    Isa::best().quantize(format, rounding, dtype, input, out);
 }
 
-/// Decodes whole groups into `out`, in `dtype`.
-pub fn dequantize(format: Format, dtype: Float, codes: &[u8], scales: &[u8], biases: &[u8], out: &mut [u8]) {
-    let _ = (format, dtype, codes, scales, biases, out);
+/// Decodes whole groups into `out`, elements of `dtype`.
+///
+/// Scales and biases of affine formats are read as `dtype` too; codes, products and sums are each
+/// rounded to it, as MLX does on a CPU. A NaN result is positive.
+///
+/// # Panics
+///
+/// If `out` does not consist of whole groups or another part has another length than they take.
+pub fn dequantize(
+    format: Format,
+    dtype: Float,
+    codes: &[u8],
+    scales: &[u8],
+    biases: &[u8],
+    out: &mut [u8],
+) {
+    Isa::best().dequantize(format, dtype, codes, scales, biases, out);
 }
 
 /// Whether no element of `data` is NaN or infinite.
+///
+/// # Panics
+///
+/// If `data` does not consist of whole elements.
 pub fn all_finite(dtype: Float, data: &[u8]) -> bool {
-    let _ = (dtype, data);
-    true
+    Isa::best().all_finite(dtype, data)
 }
 
 /// Rounds each element of `input` to another type, to nearest even.
+///
+/// A NaN becomes 0x7FC0 in bf16 and 0x7D00 with its sign in f16, as MLX has it on x86-64; in f32
+/// it keeps its payload. From a type to itself the bytes are copied.
+///
+/// # Panics
+///
+/// If `input` does not consist of whole elements or `out` has no room for exactly as many.
 pub fn convert(from: Float, to: Float, input: &[u8], out: &mut [u8]) {
-    let _ = (from, to, input, out);
+    Isa::best().convert(from, to, input, out);
 }
 
-/// Transposes a matrix of `rows` × `cols` elements of `size` bytes each.
+/// Transposes a matrix of `rows` × `cols` elements of `size` bytes each: 1, 2, 4 or 8.
+///
+/// # Panics
+///
+/// If `input` and `out` do not both have `rows * cols * size` bytes, or for another `size`.
 pub fn transpose(input: &[u8], rows: usize, cols: usize, size: usize, out: &mut [u8]) {
-    let _ = (input, rows, cols, size, out);
+    let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(size));
+    assert_eq!(
+        Some(input.len()),
+        bytes,
+        "the input is not a matrix of {rows} × {cols}"
+    );
+    assert_eq!(
+        input.len(),
+        out.len(),
+        "a transposed matrix is as long as the matrix"
+    );
+    transpose::transpose(input, (rows, cols), size, out);
+}
+
+impl Isa {
+    /// [`quantize`] with this instruction set.
+    ///
+    /// # Panics
+    ///
+    /// As [`quantize`], and if this CPU lacks the instructions.
+    pub fn quantize(
+        self,
+        format: Format,
+        rounding: Rounding,
+        dtype: Float,
+        input: &[u8],
+        out: Packed<'_>,
+    ) {
+        let parts = Stored {
+            codes: out.codes,
+            scales: out.scales,
+            biases: out.biases,
+        };
+        check_parts(format, dtype, input.len(), parts);
+        run::quantize(
+            self.expect_engine(),
+            Task {
+                format,
+                rounding,
+                dtype,
+            },
+            input,
+            out,
+        );
+    }
+
+    /// [`dequantize`] with this instruction set.
+    ///
+    /// # Panics
+    ///
+    /// As [`dequantize`], and if this CPU lacks the instructions.
+    pub fn dequantize(
+        self,
+        format: Format,
+        dtype: Float,
+        codes: &[u8],
+        scales: &[u8],
+        biases: &[u8],
+        out: &mut [u8],
+    ) {
+        let stored = Stored {
+            codes,
+            scales,
+            biases,
+        };
+        check_parts(format, dtype, out.len(), stored);
+        // Decoding knows no ties.
+        let task = Task {
+            format,
+            rounding: Rounding::Cpu,
+            dtype,
+        };
+        run::dequantize(self.expect_engine(), task, stored, out);
+    }
+
+    /// [`all_finite`] with this instruction set.
+    ///
+    /// # Panics
+    ///
+    /// As [`all_finite`], and if this CPU lacks the instructions.
+    pub fn all_finite(self, dtype: Float, data: &[u8]) -> bool {
+        check_elements(dtype, data);
+        float::all_finite(self.expect_engine(), dtype, data)
+    }
+
+    /// [`convert`] with this instruction set.
+    ///
+    /// # Panics
+    ///
+    /// As [`convert`], and if this CPU lacks the instructions.
+    pub fn convert(self, from: Float, to: Float, input: &[u8], out: &mut [u8]) {
+        check_elements(from, input);
+        check_elements(to, out);
+        let (given, asked) = (input.len() / from.size(), out.len() / to.size());
+        assert_eq!(given, asked, "conversion keeps the number of elements");
+        if from == to {
+            out.copy_from_slice(input);
+        } else {
+            float::convert(self.expect_engine(), from, to, input, out);
+        }
+    }
+
+    fn expect_engine(self) -> Engine {
+        self.engine()
+            .unwrap_or_else(|| panic!("this CPU lacks the instruction set `{self}`"))
+    }
+}
+
+/// Panics unless `data` consists of whole elements.
+fn check_elements(dtype: Float, data: &[u8]) {
+    let bytes = data.len();
+    assert!(
+        bytes.is_multiple_of(dtype.size()),
+        "{bytes} bytes are no whole elements of {dtype:?}"
+    );
+}
+
+/// Panics unless `dense` bytes of elements are whole groups and the stored parts fit them.
+fn check_parts(format: Format, dtype: Float, dense: usize, parts: Stored<'_>) {
+    let group = format.group_size() * dtype.size();
+    assert!(
+        dense.is_multiple_of(group),
+        "{dense} bytes are no whole groups of {format}"
+    );
+    let groups = dense / group;
+    let scale_bytes = groups * format.scale_bytes(dtype);
+    let bias_bytes = if format.has_biases() { scale_bytes } else { 0 };
+    assert_eq!(
+        parts.codes.len(),
+        groups * format.code_bytes(),
+        "length of the codes"
+    );
+    assert_eq!(parts.scales.len(), scale_bytes, "length of the scales");
+    assert_eq!(parts.biases.len(), bias_bytes, "length of the biases");
 }

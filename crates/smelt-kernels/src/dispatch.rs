@@ -1,0 +1,83 @@
+//! Which instruction set the kernels use: found once, or named by the caller.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use crate::arch::scalar::Scalar;
+use crate::arch::{Kernel, Simd};
+
+/// An instruction set that the kernels are written for. All of them give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Plain Rust, on any CPU.
+    Scalar,
+    /// 256-bit vectors of x86-64.
+    Avx2,
+    /// 128-bit vectors of 64-bit Arm, two at a time.
+    Neon,
+}
+
+impl Isa {
+    /// Every instruction set, the fastest last.
+    const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Neon];
+
+    /// The instruction sets of this CPU, the fastest last.
+    pub fn available() -> Vec<Self> {
+        Self::ALL
+            .into_iter()
+            .filter(|isa| isa.engine().is_some())
+            .collect()
+    }
+
+    /// The fastest one of this CPU, or the one that the environment variable `SMELT_SIMD` names
+    /// (`scalar`, `avx2`, `neon`) if the CPU has it. Found at the first call.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let available = Self::available();
+            let wanted = std::env::var("SMELT_SIMD").ok();
+            let named = available
+                .iter()
+                .find(|isa| wanted.as_deref() == Some(isa.name()));
+            named.or(available.last()).copied().unwrap_or(Self::Scalar)
+        })
+    }
+
+    /// Its name in `SMELT_SIMD` and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Neon => "neon",
+        }
+    }
+
+    /// What runs kernels with these instructions, or `None` if this CPU lacks them.
+    pub(crate) fn engine(self) -> Option<Engine> {
+        match self {
+            Self::Scalar => Some(Engine::Scalar(Scalar)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+/// The token of an instruction set that this CPU has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Engine {
+    Scalar(Scalar),
+}
+
+impl Engine {
+    /// Runs `kernel` with these instructions.
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            Self::Scalar(s) => s.vectorize(kernel),
+        }
+    }
+}
