@@ -1,0 +1,105 @@
+"""Manifests of the benchmark's models: real names, sensible shapes, bf16."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# The writer of checkpoints is that of the conformance tests.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "conformance"))
+
+HEAD_DIM = 128
+
+
+@dataclass(frozen=True)
+class Dims:
+    """The sizes that make a transformer; `experts` 0 means a dense one."""
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    vocab: int
+    experts: int = 0
+
+
+LLAMA = Dims(layers=16, hidden=1536, inner=4096, heads=12, kv_heads=4, vocab=32768)
+QWEN3_MOE = Dims(layers=4, hidden=1024, inner=512, heads=16, kv_heads=4, vocab=50048, experts=64)
+MOE_397B = Dims(layers=60, hidden=4096, inner=1024, heads=32, kv_heads=4, vocab=151936, experts=512)
+
+
+def llama(d: Dims) -> dict[str, Any]:
+    """Half a billion parameters: 1 GB of bf16."""
+    layer = f"model.layers.{{0-{d.layers - 1}}}"
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **_config(d)}
+    tensors = _outside(d) | _attention(d, layer) | _mlp(d, f"{layer}.mlp")
+    return {"config": config, "tensors": tensors}
+
+
+def qwen3_moe(d: Dims) -> dict[str, Any]:
+    """Each expert's projections are tensors of their own, as on the hub."""
+    layer = f"model.layers.{{0-{d.layers - 1}}}"
+    config = _config(d) | {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": d.inner,
+        "norm_topk_prob": True,
+        "num_experts": d.experts,
+        "num_experts_per_tok": 8,
+    }
+    norms = {f"{layer}.self_attn.{x}_norm.weight": [HEAD_DIM] for x in "qk"}
+    experts = _mlp(d, f"{layer}.mlp.experts.{{0-{d.experts - 1}}}")
+    gate = {f"{layer}.mlp.gate.weight": [d.experts, d.hidden]}
+    tensors = _outside(d) | _attention(d, layer) | norms | gate | experts
+    return {"config": config, "tensors": tensors}
+
+
+def _config(d: Dims) -> dict[str, Any]:
+    return {
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "head_dim": HEAD_DIM,
+        "hidden_act": "silu",
+        "hidden_size": d.hidden,
+        "intermediate_size": d.inner,
+        "max_position_embeddings": 4096,
+        "num_attention_heads": d.heads,
+        "num_hidden_layers": d.layers,
+        "num_key_value_heads": d.kv_heads,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "vocab_size": d.vocab,
+    }
+
+
+def _outside(d: Dims) -> dict[str, list[int]]:
+    table = [d.vocab, d.hidden]
+    return {
+        "model.embed_tokens.weight": table,
+        "model.norm.weight": [d.hidden],
+        "lm_head.weight": table,
+    }
+
+
+def _attention(d: Dims, layer: str) -> dict[str, list[int]]:
+    q, kv = d.heads * HEAD_DIM, d.kv_heads * HEAD_DIM
+    return {
+        f"{layer}.input_layernorm.weight": [d.hidden],
+        f"{layer}.post_attention_layernorm.weight": [d.hidden],
+        f"{layer}.self_attn.q_proj.weight": [q, d.hidden],
+        f"{layer}.self_attn.k_proj.weight": [kv, d.hidden],
+        f"{layer}.self_attn.v_proj.weight": [kv, d.hidden],
+        f"{layer}.self_attn.o_proj.weight": [d.hidden, q],
+    }
+
+
+def _mlp(d: Dims, prefix: str) -> dict[str, list[int]]:
+    return {
+        f"{prefix}.gate_proj.weight": [d.inner, d.hidden],
+        f"{prefix}.up_proj.weight": [d.inner, d.hidden],
+        f"{prefix}.down_proj.weight": [d.hidden, d.inner],
+    }
