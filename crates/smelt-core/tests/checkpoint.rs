@@ -29,29 +29,17 @@ fn shard(path: &str, tensors: &[(&str, &str, u64)]) -> File {
     }
     let header = format!("{{{}}}", members.join(","));
     let length = (header.len() as u64).to_le_bytes();
-    (
-        path.to_owned(),
-        [&length[..], header.as_bytes(), &data].concat(),
-    )
+    (path.to_owned(), [&length[..], header.as_bytes(), &data].concat())
 }
 
 fn index(entries: &[(&str, &str)]) -> File {
-    let entries: Vec<_> = entries
-        .iter()
-        .map(|(name, file)| format!(r#""{name}":"{file}""#))
-        .collect();
+    let entries: Vec<_> = entries.iter().map(|(name, file)| format!(r#""{name}":"{file}""#)).collect();
     let map = entries.join(",");
-    text(
-        "model.safetensors.index.json",
-        &format!(r#"{{"metadata":{{}},"weight_map":{{{map}}}}}"#),
-    )
+    text("model.safetensors.index.json", &format!(r#"{{"metadata":{{}},"weight_map":{{{map}}}}}"#))
 }
 
 fn config() -> File {
-    text(
-        "config.json",
-        r#"{"model_type": "llama", "text_config": {"hidden_size": 8}}"#,
-    )
+    text("config.json", r#"{"model_type": "llama", "text_config": {"hidden_size": 8}}"#)
 }
 
 fn open(files: &[File]) -> Result<Checkpoint> {
@@ -60,21 +48,14 @@ fn open(files: &[File]) -> Result<Checkpoint> {
 
 fn two_shards() -> [File; 2] {
     [
-        shard(
-            "model-00001-of-00002.safetensors",
-            &[("b", "BF16", 4), ("a", "F32", 8)],
-        ),
+        shard("model-00001-of-00002.safetensors", &[("b", "BF16", 4), ("a", "F32", 8)]),
         shard("model-00002-of-00002.safetensors", &[("c", "F16", 6)]),
     ]
 }
 
 fn names(files: &[File]) -> Vec<String> {
     let checkpoint = open(files).unwrap();
-    checkpoint
-        .tensors()
-        .iter()
-        .map(|tensor| tensor.name.to_string())
-        .collect()
+    checkpoint.tensors().iter().map(|tensor| tensor.name.to_string()).collect()
 }
 
 #[test]
@@ -85,17 +66,11 @@ fn opens_with_and_without_an_index() {
         ("a", "model-00001-of-00002.safetensors"),
         ("b", "model-00001-of-00002.safetensors"),
     ]);
-    for files in [
-        vec![config(), one.clone(), two.clone()],
-        vec![config(), one, two, good],
-    ] {
+    for files in [vec![config(), one.clone(), two.clone()], vec![config(), one, two, good]] {
         let checkpoint = open(&files).unwrap();
         assert_eq!(names(&files), ["a", "b", "c"]);
         assert_eq!(checkpoint.config().model_type(), Some("llama"));
-        assert_eq!(
-            checkpoint.config().get("text_config.hidden_size").unwrap(),
-            8
-        );
+        assert_eq!(checkpoint.config().get("text_config.hidden_size").unwrap(), 8);
         assert_eq!(checkpoint.config().get("text_config.absent"), None);
         assert_eq!(checkpoint.shards().len(), 2);
         assert_eq!(checkpoint.find("d"), None);
@@ -112,18 +87,12 @@ fn reads_inside_a_tensor_only() {
     let id = checkpoint.find("a").unwrap();
     let mut buf = [0xEE; 8];
     checkpoint.read(id, 0, &mut buf).unwrap();
-    assert_eq!(
-        buf, [1; 8],
-        "the second tensor of its shard is filled with ones"
-    );
+    assert_eq!(buf, [1; 8], "the second tensor of its shard is filled with ones");
     checkpoint.read(id, 5, &mut buf[..3]).unwrap();
     checkpoint.read(id, 8, &mut []).unwrap();
     for (offset, length) in [(1, 8), (8, 1), (u64::MAX, 1), (9, 0)] {
         let result = checkpoint.read(id, offset, &mut buf[..length]);
-        assert!(
-            matches!(result, Err(Error::OutsideTensor { bytes: 8, .. })),
-            "{result:?}"
-        );
+        assert!(matches!(result, Err(Error::OutsideTensor { bytes: 8, .. })), "{result:?}");
     }
 }
 
@@ -139,25 +108,11 @@ macro_rules! refused {
 #[test]
 fn refuses_a_broken_configuration() {
     let [one, two] = two_shards();
-    let with = |bytes: &[u8]| {
-        [
-            ("config.json".to_owned(), bytes.to_vec()),
-            one.clone(),
-            two.clone(),
-        ]
-    };
-    refused!(
-        [one.clone(), two.clone()],
-        Error::NoConfig { .. },
-        "config.json"
-    );
+    let with = |bytes: &[u8]| [("config.json".to_owned(), bytes.to_vec()), one.clone(), two.clone()];
+    refused!([one.clone(), two.clone()], Error::NoConfig { .. }, "config.json");
     refused!(with(b"{"), Error::Json { .. }, "`config.json`");
     refused!(with(b"[1]"), Error::NotAnObject { .. }, "`config.json`");
-    refused!(
-        with(b"{\"a\":\"\xff\"}"),
-        Error::Utf8 { .. },
-        "`config.json`"
-    );
+    refused!(with(b"{\"a\":\"\xff\"}"), Error::Utf8 { .. }, "`config.json`");
     let folder = [("config.json/x".to_owned(), vec![]), one];
     refused!(folder, Error::NoConfig { .. }, "config.json");
 }
@@ -169,35 +124,16 @@ fn refuses_a_checkpoint_without_shards() {
     refused!(other, Error::NoWeights { .. }, "`pytorch_model.bin`");
     let nested = [config(), shard("original/model.safetensors", &[])];
     refused!(nested, Error::NoWeights { .. }, "no safetensors");
-    refused!(
-        [config(), index(&[])],
-        Error::NoWeights { .. },
-        "no safetensors"
-    );
+    refused!([config(), index(&[])], Error::NoWeights { .. }, "no safetensors");
 }
 
 #[test]
 fn refuses_a_broken_index() {
     let [one, two] = two_shards();
-    let with = |json| {
-        [
-            config(),
-            text("model.safetensors.index.json", json),
-            one.clone(),
-            two.clone(),
-        ]
-    };
+    let with = |json| [config(), text("model.safetensors.index.json", json), one.clone(), two.clone()];
     refused!(with("{"), Error::Json { .. }, "index.json");
-    refused!(
-        with(r#"{"weight_map":{"a":1}}"#),
-        Error::Json { .. },
-        "index.json"
-    );
-    refused!(
-        with(r#"{"metadata":{}}"#),
-        Error::NoWeightMap { .. },
-        "weight_map"
-    );
+    refused!(with(r#"{"weight_map":{"a":1}}"#), Error::Json { .. }, "index.json");
+    refused!(with(r#"{"metadata":{}}"#), Error::NoWeightMap { .. }, "weight_map");
     let twice = r#"{"weight_map":{"a":"x","a":"x"}}"#;
     refused!(with(twice), Error::IndexDuplicate { .. }, "`a`");
 }
@@ -208,41 +144,18 @@ fn refuses_an_index_of_another_checkpoint() {
     let (first, second) = (one.0.as_str(), two.0.as_str());
     let with = |entries: &[(&str, &str)]| [config(), index(entries), one.clone(), two.clone()];
     let missing = [("a", first), ("b", first), ("c", "model-3.safetensors")];
-    refused!(
-        with(&missing),
-        Error::MissingShard { .. },
-        "`model-3.safetensors`"
-    );
+    refused!(with(&missing), Error::MissingShard { .. }, "`model-3.safetensors`");
     let outside = [("a", first), ("b", first), ("c", "../model-3.safetensors")];
-    refused!(
-        with(&outside),
-        Error::MissingShard { .. },
-        "`../model-3.safetensors`"
-    );
+    refused!(with(&outside), Error::MissingShard { .. }, "`../model-3.safetensors`");
     for extra in ["0", "bb", "d"] {
         let entries = [("a", first), ("b", first), ("c", second), (extra, second)];
         refused!(with(&entries), Error::MissingTensor { .. }, "00002");
     }
-    refused!(
-        with(&[("a", first), ("c", second)]),
-        Error::UnindexedTensor { .. },
-        "`b`",
-        "00001"
-    );
+    refused!(with(&[("a", first), ("c", second)]), Error::UnindexedTensor { .. }, "`b`", "00001");
     let tail = [("a", first), ("b", first)];
-    assert_eq!(
-        names(&with(&tail)[..3]),
-        ["a", "b"],
-        "a shard that the index does not name"
-    );
+    assert_eq!(names(&with(&tail)[..3]), ["a", "b"], "a shard that the index does not name");
     let swapped = [("a", first), ("b", second), ("c", second)];
-    refused!(
-        with(&swapped),
-        Error::MisplacedTensor { .. },
-        "`b`",
-        "00001",
-        "00002"
-    );
+    refused!(with(&swapped), Error::MisplacedTensor { .. }, "`b`", "00001", "00002");
 }
 
 #[test]
@@ -257,19 +170,10 @@ fn refuses_broken_shards() {
         "`model-copy.safetensors`"
     );
     let cut = (one.0.clone(), one.1[..one.1.len() - 1].to_vec());
-    refused!(
-        [config(), cut],
-        Error::Truncated { .. },
-        "`a`",
-        "`model-00001-of-00002.safetensors`"
-    );
+    refused!([config(), cut], Error::Truncated { .. }, "`a`", "`model-00001-of-00002.safetensors`");
     // Of two broken shards always the first is named.
     let broken = |name: &str| text(name, "{}");
-    let pair = [
-        config(),
-        broken("model-2.safetensors"),
-        broken("model-1.safetensors"),
-    ];
+    let pair = [config(), broken("model-2.safetensors"), broken("model-1.safetensors")];
     for _ in 0..20 {
         refused!(pair, Error::HeaderMissing { .. }, "`model-1.safetensors`");
     }
@@ -296,11 +200,7 @@ impl Source for Failing {
             return self.files.read_at(path, offset, buf);
         }
         let (location, file) = (self.location().to_owned(), path.to_owned());
-        Err(Error::Read {
-            location,
-            file,
-            source: std::io::ErrorKind::TimedOut.into(),
-        })
+        Err(Error::Read { location, file, source: std::io::ErrorKind::TimedOut.into() })
     }
 }
 
@@ -310,10 +210,7 @@ fn what_the_source_reports_comes_through() {
     for broken in ["config.json", "model-00002-of-00002.safetensors"] {
         let files = MemorySource::new([config(), one.clone(), two.clone()]);
         let error = Checkpoint::open(Arc::new(Failing { files, broken })).unwrap_err();
-        assert!(
-            matches!(&error, Error::Read { file, .. } if file == broken),
-            "{error:?}"
-        );
+        assert!(matches!(&error, Error::Read { file, .. } if file == broken), "{error:?}");
     }
 }
 
@@ -330,13 +227,7 @@ fn shards_without_an_index() {
     let adapter = some("adapter.safetensors", "l");
     let nested = some("sub/model.safetensors", "n");
     let model = some("model.safetensors", "m");
-    let files = [
-        config(),
-        consolidated.clone(),
-        adapter.clone(),
-        nested.clone(),
-        model,
-    ];
+    let files = [config(), consolidated.clone(), adapter.clone(), nested.clone(), model];
     assert_eq!(names(&files), ["m"]);
     assert_eq!(names(&[config(), consolidated, adapter, nested]), ["l"]);
 }
@@ -378,133 +269,67 @@ fn every_file_has_its_place() {
         "tf_model.H5",
         "unused.safetensors",
     ];
-    let mut files: Vec<File> = side
-        .iter()
-        .chain(&left)
-        .map(|path| text(path, "{}"))
-        .collect();
+    let mut files: Vec<File> = side.iter().chain(&left).map(|path| text(path, "{}")).collect();
     files.extend([config(), shard("model.safetensors", &[("a", "F32", 4)])]);
     let checkpoint = open(&files).unwrap();
-    let kept: Vec<_> = checkpoint
-        .side_files()
-        .iter()
-        .map(|file| file.path.as_str())
-        .collect();
+    let kept: Vec<_> = checkpoint.side_files().iter().map(|file| file.path.as_str()).collect();
     assert_eq!(kept, side);
-    let gone: Vec<_> = checkpoint
-        .left_out()
-        .iter()
-        .map(|file| file.path.as_str())
-        .collect();
+    let gone: Vec<_> = checkpoint.left_out().iter().map(|file| file.path.as_str()).collect();
     assert_eq!(gone, left);
-    assert!(
-        checkpoint
-            .left_out()
-            .iter()
-            .all(|file| !file.why.is_empty())
-    );
+    assert!(checkpoint.left_out().iter().all(|file| !file.why.is_empty()));
 }
 
 fn storage(config: &str, tensors: &[(&str, &str, u64)], more: &[File]) -> Storage {
-    let files = [
-        text("config.json", config),
-        shard("model.safetensors", tensors),
-    ];
+    let files = [text("config.json", config), shard("model.safetensors", tensors)];
     open(&[&files[..], more].concat()).unwrap().storage()
 }
 
 fn packed(method: &str) -> Storage {
-    Storage::Packed {
-        method: method.to_owned(),
-    }
+    Storage::Packed { method: method.to_owned() }
 }
 
 #[test]
 fn storage_by_configuration() {
     let plain = [("x.weight", "BF16", 64)];
     let by_config = |config| storage(config, &plain, &[]);
-    let mlx = Storage::Mlx {
-        mode: None,
-        bits: Some(4),
-        group_size: Some(64),
-    };
-    assert_eq!(
-        by_config(r#"{"quantization": {"bits": 4, "group_size": 64}}"#),
-        mlx
-    );
+    let mlx = Storage::Mlx { mode: None, bits: Some(4), group_size: Some(64) };
+    assert_eq!(by_config(r#"{"quantization": {"bits": 4, "group_size": 64}}"#), mlx);
     let fp8 = r#"{"quantization_config": {"quant_method": "fp8", "fmt": "e4m3"}}"#;
     assert_eq!(by_config(fp8), packed("fp8, e4m3"));
     let nested = r#"{"text_config": {"quantization_config": {"quant_method": "awq"}}}"#;
     assert_eq!(by_config(nested), packed("awq"));
     // Notes of quantization-aware training over plain weights.
-    assert_eq!(
-        by_config(r#"{"quantization_config": {"quant_type": "q4_0"}}"#),
-        Storage::Plain
-    );
+    assert_eq!(by_config(r#"{"quantization_config": {"quant_type": "q4_0"}}"#), Storage::Plain);
     let note = r#"{"quantization_config": {"bits": 4, "group_size": 32}}"#;
     assert_eq!(by_config(note), Storage::Plain);
-    assert_eq!(
-        by_config(r#"{"quantization_config": null, "quantization": null}"#),
-        Storage::Plain
-    );
-    let modelopt = text(
-        "hf_quant_config.json",
-        r#"{"quantization": {"quant_algo": "NVFP4"}}"#,
-    );
-    assert_eq!(
-        storage("{}", &plain, &[modelopt]),
-        packed("modelopt, NVFP4")
-    );
+    assert_eq!(by_config(r#"{"quantization_config": null, "quantization": null}"#), Storage::Plain);
+    let modelopt = text("hf_quant_config.json", r#"{"quantization": {"quant_algo": "NVFP4"}}"#);
+    assert_eq!(storage("{}", &plain, &[modelopt]), packed("modelopt, NVFP4"));
 }
 
 #[test]
 fn storage_by_tensors() {
     let by_tensors = |tensors: &[_]| storage("{}", tensors, &[]);
-    let codes = [
-        ("x.weight", "U32", 64),
-        ("x.scales", "BF16", 4),
-        ("x.biases", "BF16", 4),
-    ];
-    let unknown = Storage::Mlx {
-        mode: None,
-        bits: None,
-        group_size: None,
-    };
+    let codes = [("x.weight", "U32", 64), ("x.scales", "BF16", 4), ("x.biases", "BF16", 4)];
+    let unknown = Storage::Mlx { mode: None, bits: None, group_size: None };
     assert_eq!(by_tensors(&codes), unknown);
     let copy = r#"{"quantization_config": {"bits": 8, "group_size": 32, "mode": "mxfp8"}}"#;
-    let known = Storage::Mlx {
-        mode: Some("mxfp8".to_owned()),
-        bits: Some(8),
-        group_size: Some(32),
-    };
+    let known = Storage::Mlx { mode: Some("mxfp8".to_owned()), bits: Some(8), group_size: Some(32) };
     assert_eq!(storage(copy, &codes, &[]), known);
     assert!(known.describe().contains("mxfp8, 8 bits, group size 32"));
     for pair in [
-        [
-            ("x.weight", "F8_E4M3", 64),
-            ("x.weight_scale_inv", "F32", 4),
-        ],
+        [("x.weight", "F8_E4M3", 64), ("x.weight_scale_inv", "F32", 4)],
         [("x.weight", "U8", 64), ("x.weight_scale", "F8_E4M3", 4)],
         [("x.weight", "I8", 64), ("x.scale", "F8_E8M0", 4)],
         [("e.down_blocks", "U8", 64), ("e.down_scales", "U8", 4)],
         [("x.qweight", "I32", 64), ("x.scales", "F16", 4)],
-        [
-            ("x.weight_packed", "I32", 64),
-            ("x.weight_scale", "BF16", 4),
-        ],
+        [("x.weight_packed", "I32", 64), ("x.weight_scale", "BF16", 4)],
     ] {
         let found = by_tensors(&pair);
-        assert!(
-            matches!(found, Storage::Packed { .. }),
-            "{pair:?}: {found:?}"
-        );
+        assert!(matches!(found, Storage::Packed { .. }), "{pair:?}: {found:?}");
     }
     // Integers that are no weights.
-    let buffers = [
-        ("position_ids", "I64", 64),
-        ("mask", "BOOL", 8),
-        ("x.weight", "U8", 8),
-    ];
+    let buffers = [("position_ids", "I64", 64), ("mask", "BOOL", 8), ("x.weight", "U8", 8)];
     assert_eq!(by_tensors(&buffers), Storage::Plain);
 }
 
@@ -518,28 +343,18 @@ fn ninety_thousand_tensors() {
     let mut entries = Vec::new();
     for part in 0..96 {
         let path = format!("model-{part:05}-of-00096.safetensors");
-        let tensors: Vec<String> = (0..960)
-            .map(|i| format!("model.layers.{part}.mlp.experts.{i}.up_proj.weight"))
-            .collect();
-        let described: Vec<_> = tensors
-            .iter()
-            .map(|name| (name.as_str(), "BF16", 2))
-            .collect();
+        let tensors: Vec<String> =
+            (0..960).map(|i| format!("model.layers.{part}.mlp.experts.{i}.up_proj.weight")).collect();
+        let described: Vec<_> = tensors.iter().map(|name| (name.as_str(), "BF16", 2)).collect();
         files.push(shard(&path, &described));
         entries.extend(tensors.into_iter().map(|name| (name, path.clone())));
     }
-    let entries: Vec<_> = entries
-        .iter()
-        .map(|(name, file)| (name.as_str(), file.as_str()))
-        .collect();
+    let entries: Vec<_> = entries.iter().map(|(name, file)| (name.as_str(), file.as_str())).collect();
     files.push(index(&entries));
     let source = Arc::new(MemorySource::new(files));
     let start = std::time::Instant::now();
     let checkpoint = Checkpoint::open(source).unwrap();
     let time = start.elapsed();
-    println!(
-        "{} tensors with their index: {time:?}",
-        checkpoint.tensors().len()
-    );
+    println!("{} tensors with their index: {time:?}", checkpoint.tensors().len());
     assert!(time.as_secs_f64() < 0.5, "{time:?}");
 }

@@ -55,32 +55,10 @@ fn refuses_broken_lengths() {
     refused!(b"version https://git-lfs", Error::LfsPointer { .. });
     refused!(file(b"", 4), Error::HeaderLength { length: 0, .. });
     refused!(file(b"{", 4), Error::HeaderLength { length: 1, .. });
-    refused!(
-        100_000_001_u64.to_le_bytes(),
-        Error::HeaderLength {
-            length: 100_000_001,
-            ..
-        }
-    );
-    refused!(
-        u64::MAX.to_le_bytes(),
-        Error::HeaderLength {
-            length: u64::MAX,
-            ..
-        }
-    );
-    refused!(
-        100_000_000_u64.to_le_bytes(),
-        Error::HeaderPastEnd { size: 8, .. }
-    );
-    refused!(
-        file(b"{}", 0)[..9],
-        Error::HeaderPastEnd {
-            length: 2,
-            size: 9,
-            ..
-        }
-    );
+    refused!(100_000_001_u64.to_le_bytes(), Error::HeaderLength { length: 100_000_001, .. });
+    refused!(u64::MAX.to_le_bytes(), Error::HeaderLength { length: u64::MAX, .. });
+    refused!(100_000_000_u64.to_le_bytes(), Error::HeaderPastEnd { size: 8, .. });
+    refused!(file(b"{}", 0)[..9], Error::HeaderPastEnd { length: 2, size: 9, .. });
 }
 
 #[test]
@@ -119,73 +97,36 @@ fn refuses_broken_json() {
 fn the_parsers_words_name_the_tensor_and_the_place() {
     let error = parse(&file(br#"{"a.b":{"dtype":"U8","shape":[-1]}}"#, 1)).unwrap_err();
     let cause = std::error::Error::source(&error).unwrap().to_string();
-    assert!(
-        cause.starts_with("tensor `a.b`: invalid value") && cause.contains("column"),
-        "{cause}"
-    );
+    assert!(cause.starts_with("tensor `a.b`: invalid value") && cause.contains("column"), "{cause}");
 }
 
 #[test]
 fn deep_nesting_does_not_exhaust_the_stack() {
     let deep = "[".repeat(1_000_000);
-    refused!(
-        file(format!(r#"{{"a":{{"x":{deep}"#).as_bytes(), 0),
-        Error::HeaderJson { .. }
-    );
-    refused!(
-        file(format!(r#"{{"a":{deep}"#).as_bytes(), 0),
-        Error::HeaderJson { .. }
-    );
+    refused!(file(format!(r#"{{"a":{{"x":{deep}"#).as_bytes(), 0), Error::HeaderJson { .. });
+    refused!(file(format!(r#"{{"a":{deep}"#).as_bytes(), 0), Error::HeaderJson { .. });
     refused!(file(deep.as_bytes(), 0), Error::HeaderJson { .. });
 }
 
 #[test]
 fn refuses_broken_tensors() {
     refused!(
-        with(
-            &[
-                tensor("a", "U8", "[1]", 0, 1),
-                tensor("a", "U8", "[1]", 1, 2)
-            ],
-            2
-        ),
+        with(&[tensor("a", "U8", "[1]", 0, 1), tensor("a", "U8", "[1]", 1, 2)], 2),
         Error::DuplicateName { .. }
     );
     refused!(
-        with(
-            &[
-                tensor("a", "U8", "[1]", 0, 1),
-                tensor(r"\u0061", "U8", "[1]", 1, 2)
-            ],
-            2
-        ),
+        with(&[tensor("a", "U8", "[1]", 0, 1), tensor(r"\u0061", "U8", "[1]", 1, 2)], 2),
         Error::DuplicateName { .. }
     );
     let unknown = with(&[tensor("a", "F12", "[1]", 0, 1)], 1);
     refused!(unknown, Error::UnknownDType { .. });
     assert!(parse(&unknown).unwrap_err().to_string().contains("`F12`"));
-    refused!(
-        with(&[tensor("a", "bf16", "[1]", 0, 2)], 2),
-        Error::UnknownDType { .. }
-    );
-    for shape in [
-        "[18446744073709551615]",
-        "[4294967296,4294967296]",
-        "[9223372036854775808,2,0]",
-    ] {
-        refused!(
-            with(&[tensor("a", "U16", shape, 0, 2)], 2),
-            Error::ShapeOverflow { .. }
-        );
+    refused!(with(&[tensor("a", "bf16", "[1]", 0, 2)], 2), Error::UnknownDType { .. });
+    for shape in ["[18446744073709551615]", "[4294967296,4294967296]", "[9223372036854775808,2,0]"] {
+        refused!(with(&[tensor("a", "U16", shape, 0, 2)], 2), Error::ShapeOverflow { .. });
     }
-    refused!(
-        with(&[tensor("a", "F4", "[3]", 0, 2)], 2),
-        Error::PartialByte { dtype: "F4", .. }
-    );
-    refused!(
-        with(&[tensor("a", "F6_E2M3", "[2]", 0, 2)], 2),
-        Error::PartialByte { .. }
-    );
+    refused!(with(&[tensor("a", "F4", "[3]", 0, 2)], 2), Error::PartialByte { dtype: "F4", .. });
+    refused!(with(&[tensor("a", "F6_E2M3", "[2]", 0, 2)], 2), Error::PartialByte { .. });
     for (begin, end) in [(0, 3), (0, 5), (4, 0), (0, 0), (u64::MAX, 3)] {
         let broken = with(&[tensor("a", "F32", "[1]", begin, end)], 8);
         refused!(broken, Error::TensorBytes { needed: 4, .. });
@@ -194,34 +135,17 @@ fn refuses_broken_tensors() {
 
 #[test]
 fn refuses_broken_layouts() {
-    let pair = |begin, end| {
-        [
-            tensor("a", "U8", "[8]", 0, 8),
-            tensor("b", "U8", "[8]", begin, end),
-        ]
-    };
+    let pair = |begin, end| [tensor("a", "U8", "[8]", 0, 8), tensor("b", "U8", "[8]", begin, end)];
     refused!(with(&pair(7, 15), 15), Error::Overlap { .. });
     refused!(with(&pair(0, 8), 8), Error::Overlap { .. });
     // Inside of another one, also when it is empty.
-    let inside = [
-        tensor("a", "U8", "[8]", 0, 8),
-        tensor("b", "U8", "[0]", 4, 4),
-    ];
+    let inside = [tensor("a", "U8", "[8]", 0, 8), tensor("b", "U8", "[0]", 4, 4)];
     refused!(with(&inside, 8), Error::Overlap { .. });
     refused!(with(&pair(8, 16), 15), Error::Truncated { .. });
-    refused!(
-        with(&pair(u64::MAX - 8, u64::MAX), 16),
-        Error::Truncated { .. }
-    );
+    refused!(with(&pair(u64::MAX - 8, u64::MAX), 16), Error::Truncated { .. });
     refused!(with(&pair(9, 17), 17), Error::Hole { bytes: 1, .. });
-    refused!(
-        with(&pair(8192, 8200), 8200),
-        Error::Hole { bytes: 8184, .. }
-    );
-    refused!(
-        with(&[tensor("a", "U8", "[8]", 8192, 8200)], 8200),
-        Error::Hole { bytes: 8192, .. }
-    );
+    refused!(with(&pair(8192, 8200), 8200), Error::Hole { bytes: 8184, .. });
+    refused!(with(&[tensor("a", "U8", "[8]", 8192, 8200)], 8200), Error::Hole { bytes: 8192, .. });
     refused!(with(&[], 5000), Error::Hole { bytes: 5000, .. });
 }
 
@@ -234,11 +158,7 @@ fn accepts_alignment_padding() {
         with(&[a, b], alignment as usize + 8)
     };
     for alignment in [16, 64, 256, 4096] {
-        assert_eq!(
-            parse(&aligned(alignment)).unwrap().tensors.len(),
-            2,
-            "{alignment}"
-        );
+        assert_eq!(parse(&aligned(alignment)).unwrap().tensors.len(), 2, "{alignment}");
     }
     // The end of the file rounded up to a page.
     let mut padded = with(&[tensor("a", "U8", "[8]", 0, 8)], 8);
@@ -253,14 +173,8 @@ fn accepts_what_writers_do() {
     assert!(parse(&file(b"{}", 0)).unwrap().tensors.is_empty());
     // Space padding, null metadata, unknown keys, scalars, empty tensors, any order.
     let scalar = r#""z":{"extra":[{}],"data_offsets":[4,8],"shape":[],"dtype":"F32"}"#;
-    let tensors = [
-        tensor("b", "U8", "[4]", 0, 4),
-        tensor("e", "U8", "[7,0]", 4, 4),
-    ];
-    let header = format!(
-        r#"{{"__metadata__":null,{scalar},{}}}    "#,
-        tensors.join(",")
-    );
+    let tensors = [tensor("b", "U8", "[4]", 0, 4), tensor("e", "U8", "[7,0]", 4, 4)];
+    let header = format!(r#"{{"__metadata__":null,{scalar},{}}}    "#, tensors.join(","));
     let header = parse(&file(header.as_bytes(), 8)).unwrap();
     let names: Vec<_> = header.tensors.iter().map(|tensor| &*tensor.name).collect();
     assert_eq!(names, ["b", "e", "z"]);
@@ -273,14 +187,8 @@ fn accepts_what_writers_do() {
 fn tensors_beyond_four_gib() {
     let header = with(&[tensor("a", "U8", "[6442450944]", 0, 6_442_450_944)], 0);
     let size = header.len() as u64 + 6_442_450_944;
-    assert_eq!(
-        parse_sized(&header, size).unwrap().tensors[0].bytes,
-        6_442_450_944
-    );
-    assert!(matches!(
-        parse_sized(&header, size - 1),
-        Err(Error::Truncated { .. })
-    ));
+    assert_eq!(parse_sized(&header, size).unwrap().tensors[0].bytes, 6_442_450_944);
+    assert!(matches!(parse_sized(&header, size - 1), Err(Error::Truncated { .. })));
 }
 
 #[test]
@@ -293,9 +201,7 @@ fn dtypes_are_those_of_the_reference() {
         let whole = 24 / dtype.bits().min(24);
         assert_eq!(
             dtype.bytes(whole),
-            (whole * dtype.bits())
-                .is_multiple_of(8)
-                .then_some(whole * dtype.bits() / 8)
+            (whole * dtype.bits()).is_multiple_of(8).then_some(whole * dtype.bits() / 8)
         );
         assert_eq!(dtype.bytes(u64::MAX), None);
     }
@@ -318,12 +224,8 @@ fn wanted() -> impl Strategy<Value = Vec<Wanted>> {
     prop::collection::vec(tensor, 0..8).prop_map(|list| {
         // Names once each, and none that means something else.
         let unique: BTreeMap<_, _> = list.into_iter().map(|(n, d, s)| (n, (d, s))).collect();
-        let unique = unique
-            .into_iter()
-            .filter(|(name, _)| name != "__metadata__");
-        unique
-            .map(|(name, (dtype, shape))| (name, dtype, shape))
-            .collect()
+        let unique = unique.into_iter().filter(|(name, _)| name != "__metadata__");
+        unique.map(|(name, (dtype, shape))| (name, dtype, shape)).collect()
     })
 }
 
@@ -345,9 +247,7 @@ fn write(tensors: &[Wanted], places: &[usize], metadata: bool) -> (String, u64) 
     for ((name, dtype, shape), (begin, end)) in tensors.iter().zip(&offsets) {
         let name = serde_json::to_string(name).unwrap();
         let offsets = format!(r#""data_offsets":[{begin},{end}]"#);
-        members.push(format!(
-            r#"{name}:{{"dtype":"{dtype}","shape":{shape:?},{offsets}}}"#
-        ));
+        members.push(format!(r#"{name}:{{"dtype":"{dtype}","shape":{shape:?},{offsets}}}"#));
     }
     if metadata {
         members.insert(0, r#""__metadata__":{"format":"pt"}"#.to_owned());
@@ -364,41 +264,21 @@ fn laid_out() -> impl Strategy<Value = (Vec<Wanted>, Vec<usize>)> {
 }
 
 fn oracle(file: &[u8]) -> Option<safetensors::tensor::Metadata> {
-    safetensors::SafeTensors::read_metadata(file)
-        .ok()
-        .map(|(_, metadata)| metadata)
+    safetensors::SafeTensors::read_metadata(file).ok().map(|(_, metadata)| metadata)
 }
 
 /// That both readers found the same tensors.
 fn agrees(ours: &Header, reference: &safetensors::tensor::Metadata) {
     let theirs = reference.tensors();
     assert_eq!(ours.tensors.len(), theirs.len());
-    for TensorInfo {
-        name,
-        dtype,
-        shape,
-        offset,
-        bytes,
-    } in &ours.tensors
-    {
+    for TensorInfo { name, dtype, shape, offset, bytes } in &ours.tensors {
         let info = theirs[&**name];
-        assert_eq!(
-            format!("\"{dtype}\""),
-            serde_json::to_string(&info.dtype).unwrap()
-        );
-        assert!(
-            shape
-                .iter()
-                .copied()
-                .eq(info.shape.iter().map(|&dim| dim as u64))
-        );
+        assert_eq!(format!("\"{dtype}\""), serde_json::to_string(&info.dtype).unwrap());
+        assert!(shape.iter().copied().eq(info.shape.iter().map(|&dim| dim as u64)));
         assert_eq!(offset - ours.data_start, info.data_offsets.0 as u64);
         assert_eq!(offset + bytes - ours.data_start, info.data_offsets.1 as u64);
     }
-    let metadata = reference
-        .metadata()
-        .clone()
-        .map(|map| map.into_iter().collect());
+    let metadata = reference.metadata().clone().map(|map| map.into_iter().collect());
     assert_eq!(ours.metadata, metadata);
 }
 
@@ -486,10 +366,7 @@ fn ninety_thousand_tensors() {
 }
 
 fn parse_counted(shard: &[u8]) -> usize {
-    parse_sized(shard, shard.len() as u64 + 960 * 512)
-        .unwrap()
-        .tensors
-        .len()
+    parse_sized(shard, shard.len() as u64 + 960 * 512).unwrap().tensors.len()
 }
 
 fn large_shard(shard: u64) -> Vec<u8> {

@@ -41,23 +41,12 @@ fn non_finite_numbers_are_read_and_kept() {
     assert_eq!(config.text(), CONFIG);
     assert_eq!(config.get("scale"), Some(&json!({"__float__": "Infinity"})));
     assert_eq!(config.get("low"), Some(&json!({"__float__": "-Infinity"})));
-    assert_eq!(
-        config.get("list"),
-        Some(&json!([1, {"__float__": "NaN"}, "NaN"]))
-    );
+    assert_eq!(config.get("list"), Some(&json!([1, {"__float__": "NaN"}, "NaN"])));
     assert_eq!(config.get("text"), Some(&json!(r#"a "Infinity" \"#)));
-    for wrong in [
-        r#"{"a": xNaN}"#,
-        r#"{"a": 1-Infinity}"#,
-        r#"{"a": NaNNaN}"#,
-        r#"{"a": +NaN}"#,
-        "{NaN: 1}",
-    ] {
+    for wrong in [r#"{"a": xNaN}"#, r#"{"a": 1-Infinity}"#, r#"{"a": NaNNaN}"#, r#"{"a": +NaN}"#, "{NaN: 1}"]
+    {
         let result = JsonText::parse("config.json", wrong.as_bytes());
-        assert!(
-            matches!(result, Err(Error::Json { .. })),
-            "{wrong}: {result:?}"
-        );
+        assert!(matches!(result, Err(Error::Json { .. })), "{wrong}: {result:?}");
     }
 }
 
@@ -65,27 +54,14 @@ fn non_finite_numbers_are_read_and_kept() {
 fn edits_keep_every_other_byte() {
     let gone = "    \"theta\": 10000.0,\n    \"quantization\": {\"bits\": 4}\n";
     let kept = "    \"theta\": 10000.0\n";
-    assert_eq!(
-        removed(CONFIG, &["sub", "quantization"]),
-        CONFIG.replace(gone, kept)
-    );
-    assert_eq!(
-        removed(CONFIG, &["eps"]),
-        CONFIG.replace("\"eps\": 1e-06,\n  ", "")
-    );
-    assert_eq!(
-        removed(CONFIG, &["last"]),
-        CONFIG.replace(",\n  \"last\": 1.50", "")
-    );
+    assert_eq!(removed(CONFIG, &["sub", "quantization"]), CONFIG.replace(gone, kept));
+    assert_eq!(removed(CONFIG, &["eps"]), CONFIG.replace("\"eps\": 1e-06,\n  ", ""));
+    assert_eq!(removed(CONFIG, &["last"]), CONFIG.replace(",\n  \"last\": 1.50", ""));
     let added = set(CONFIG, &["q"], &json!({"bits": 4, "x": [true, {}]}));
-    let member =
-        ",\n  \"q\": {\n    \"bits\": 4,\n    \"x\": [\n      true,\n      {}\n    ]\n  }\n}\n";
+    let member = ",\n  \"q\": {\n    \"bits\": 4,\n    \"x\": [\n      true,\n      {}\n    ]\n  }\n}\n";
     assert_eq!(added, CONFIG.replace("\n}\n", member));
     let replaced = set(CONFIG, &["sub", "theta"], &json!({"a": 1}));
-    assert_eq!(
-        replaced,
-        CONFIG.replace("10000.0", "{\n      \"a\": 1\n    }")
-    );
+    assert_eq!(replaced, CONFIG.replace("10000.0", "{\n      \"a\": 1\n    }"));
 }
 
 #[test]
@@ -96,39 +72,21 @@ fn edits_follow_the_files_own_style() {
         ("{\n}", "{\"n\": {\"k\":1}}"),
         (r#"{"a":1}"#, r#"{"a":1,"n":{"k":1}}"#),
         (r#"{"a": 1, "b": 2}"#, r#"{"a": 1, "b": 2, "n": {"k":1}}"#),
-        (
-            "{\n\t\"a\" : 1\n}",
-            "{\n\t\"a\" : 1,\n\t\"n\" : {\n\t\t\"k\": 1\n\t}\n}",
-        ),
-        (
-            "{\r\n  \"a\": 1\r\n}",
-            "{\r\n  \"a\": 1,\r\n  \"n\": {\r\n    \"k\": 1\r\n  }\r\n}",
-        ),
-        (
-            "\n {\n    \"a\": 1}",
-            "\n {\n    \"a\": 1,\n    \"n\": {\n        \"k\": 1\n    }}",
-        ),
+        ("{\n\t\"a\" : 1\n}", "{\n\t\"a\" : 1,\n\t\"n\" : {\n\t\t\"k\": 1\n\t}\n}"),
+        ("{\r\n  \"a\": 1\r\n}", "{\r\n  \"a\": 1,\r\n  \"n\": {\r\n    \"k\": 1\r\n  }\r\n}"),
+        ("\n {\n    \"a\": 1}", "\n {\n    \"a\": 1,\n    \"n\": {\n        \"k\": 1\n    }}"),
     ];
     for (before, after) in table {
         assert_eq!(set(before, &["n"], &value), after, "{before}");
     }
     let nested = set("{\n  \"a\": {}\n}", &["a", "n"], &value);
-    assert_eq!(
-        nested,
-        "{\n  \"a\": {\n    \"n\": {\n      \"k\": 1\n    }\n  }\n}"
-    );
+    assert_eq!(nested, "{\n  \"a\": {\n    \"n\": {\n      \"k\": 1\n    }\n  }\n}");
 }
 
 #[test]
 fn paths_that_lead_nowhere_change_nothing() {
     let mut json = parse(CONFIG);
-    for path in [
-        &["absent"][..],
-        &["eps", "x"],
-        &["absent", "x"],
-        &["list", "x"],
-        &[],
-    ] {
+    for path in [&["absent"][..], &["eps", "x"], &["absent", "x"], &["list", "x"], &[]] {
         assert!(!json.remove(path), "{path:?}");
     }
     for path in [&["eps", "x"][..], &["absent", "x"], &["list", "x"], &[]] {
@@ -139,14 +97,8 @@ fn paths_that_lead_nowhere_change_nothing() {
 
 #[test]
 fn keys_given_twice_or_escaped() {
-    assert_eq!(
-        removed(r#"{"a": 1, "b": 2, "\u0061": 3}"#, &["a"]),
-        r#"{"b": 2}"#
-    );
-    assert_eq!(
-        set(r#"{"a": 1, "a": 2}"#, &["a"], &json!(3)),
-        r#"{"a": 1, "a": 3}"#
-    );
+    assert_eq!(removed(r#"{"a": 1, "b": 2, "\u0061": 3}"#, &["a"]), r#"{"b": 2}"#);
+    assert_eq!(set(r#"{"a": 1, "a": 2}"#, &["a"], &json!(3)), r#"{"a": 1, "a": 3}"#);
 }
 
 fn value() -> impl Strategy<Value = Value> {
@@ -165,8 +117,7 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 fn object(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Map<String, Value>> {
-    prop::collection::vec(("[a-c\"\\\\{é]{0,2}", value), 0..4)
-        .prop_map(|list| list.into_iter().collect())
+    prop::collection::vec(("[a-c\"\\\\{é]{0,2}", value), 0..4).prop_map(|list| list.into_iter().collect())
 }
 
 /// The text of an object in one of the layouts that occur.
@@ -174,13 +125,8 @@ fn text() -> impl Strategy<Value = String> {
     (object(value()), 0..4).prop_map(|(object, layout)| match layout {
         0 => serde_json::to_string(&object).expect("an object"),
         1 => serde_json::to_string_pretty(&object).expect("an object"),
-        2 => format!(
-            "  {}\n",
-            serde_json::to_string_pretty(&object).expect("an object")
-        ),
-        _ => serde_json::to_string_pretty(&object)
-            .expect("an object")
-            .replace('\n', "\r\n"),
+        2 => format!("  {}\n", serde_json::to_string_pretty(&object).expect("an object")),
+        _ => serde_json::to_string_pretty(&object).expect("an object").replace('\n', "\r\n"),
     })
 }
 
@@ -189,9 +135,7 @@ fn edit(value: &mut Value, path: &[String], new: Option<&Value>) -> bool {
     let Some((key, parents)) = path.split_last() else {
         return false;
     };
-    let found = parents
-        .iter()
-        .try_fold(value, |value, key| value.as_object_mut()?.get_mut(key));
+    let found = parents.iter().try_fold(value, |value, key| value.as_object_mut()?.get_mut(key));
     let Some(object) = found.and_then(Value::as_object_mut) else {
         return false;
     };
@@ -205,12 +149,7 @@ fn edit(value: &mut Value, path: &[String], new: Option<&Value>) -> bool {
 /// The longest piece at the start or end that both have.
 fn common(a: &str, b: &str) -> (usize, usize) {
     let start = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
-    let end = a
-        .bytes()
-        .rev()
-        .zip(b.bytes().rev())
-        .take_while(|(a, b)| a == b)
-        .count();
+    let end = a.bytes().rev().zip(b.bytes().rev()).take_while(|(a, b)| a == b).count();
     (start, end)
 }
 

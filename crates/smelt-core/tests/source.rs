@@ -73,10 +73,7 @@ fn offsets_beyond_four_gib() {
 fn missing_directory_and_file_as_directory() {
     let dir = folder(&[("file", b"")]);
     let missing = LocalSource::open(&dir.path().join("nowhere"));
-    assert!(
-        matches!(missing, Err(Error::Directory { .. })),
-        "{missing:?}"
-    );
+    assert!(matches!(missing, Err(Error::Directory { .. })), "{missing:?}");
     let file = LocalSource::open(&dir.path().join("file"));
     assert!(matches!(file, Err(Error::NotADirectory { .. })), "{file:?}");
 }
@@ -87,27 +84,14 @@ fn a_file_cut_while_it_is_open_is_an_error() {
     let source = LocalSource::open(dir.path()).unwrap();
     let mut buf = [0; 10];
     source.read_at("file", 0, &mut buf).unwrap();
-    fs::OpenOptions::new()
-        .write(true)
-        .open(dir.path().join("file"))
-        .unwrap()
-        .set_len(4)
-        .unwrap();
+    fs::OpenOptions::new().write(true).open(dir.path().join("file")).unwrap().set_len(4).unwrap();
     let result = source.read_at("file", 0, &mut buf);
-    assert!(
-        matches!(result, Err(Error::PastEnd { size: 4, .. })),
-        "{result:?}"
-    );
+    assert!(matches!(result, Err(Error::PastEnd { size: 4, .. })), "{result:?}");
 }
 
 #[test]
 fn folders_of_tools_are_skipped() {
-    let dir = folder(&[
-        (".git/config", b""),
-        ("a/.cache/x", b""),
-        ("a/b", b""),
-        (".env", b""),
-    ]);
+    let dir = folder(&[(".git/config", b""), ("a/.cache/x", b""), ("a/b", b""), (".env", b"")]);
     let listed = LocalSource::open(dir.path()).unwrap().list().unwrap();
     let paths: Vec<_> = listed.iter().map(|file| file.path.as_str()).collect();
     assert_eq!(paths, [".env", "a/b"]);
@@ -124,18 +108,11 @@ mod unix {
     fn links_are_followed_and_circles_are_not() {
         let blobs = folder(&[("blob", b"weights")]);
         let dir = folder(&[("sub/file", b"")]);
-        symlink(
-            blobs.path().join("blob"),
-            dir.path().join("model.safetensors"),
-        )
-        .unwrap();
+        symlink(blobs.path().join("blob"), dir.path().join("model.safetensors")).unwrap();
         symlink(dir.path(), dir.path().join("sub/circle")).unwrap();
         let source = LocalSource::open(dir.path()).unwrap();
         let listed = source.list().unwrap();
-        let files: Vec<_> = listed
-            .iter()
-            .map(|file| (file.path.as_str(), file.size))
-            .collect();
+        let files: Vec<_> = listed.iter().map(|file| (file.path.as_str(), file.size)).collect();
         assert_eq!(files, [("model.safetensors", 7), ("sub/file", 0)]);
         let mut buf = [0; 7];
         source.read_at("model.safetensors", 0, &mut buf).unwrap();
@@ -156,11 +133,7 @@ mod unix {
     fn a_name_that_is_not_utf8_is_refused() {
         use std::os::unix::ffi::OsStrExt;
         let dir = folder(&[]);
-        fs::write(
-            dir.path().join(std::ffi::OsStr::from_bytes(b"bad\xff")),
-            b"",
-        )
-        .unwrap();
+        fs::write(dir.path().join(std::ffi::OsStr::from_bytes(b"bad\xff")), b"").unwrap();
         let result = LocalSource::open(dir.path()).unwrap().list();
         assert!(matches!(result, Err(Error::FileName { .. })), "{result:?}");
     }
@@ -173,10 +146,7 @@ mod unix {
         let source = LocalSource::open(dir.path()).unwrap();
         assert!(source.list().unwrap().is_empty());
         let result = source.read_at("socket", 0, &mut [0]);
-        assert!(
-            matches!(result, Err(Error::NoSuchFile { .. })),
-            "{result:?}"
-        );
+        assert!(matches!(result, Err(Error::NoSuchFile { .. })), "{result:?}");
     }
 
     #[test]
@@ -186,10 +156,7 @@ mod unix {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
         fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
         let mut buf = [0];
-        LocalSource::open(folder)
-            .unwrap()
-            .read_at("file", 0, &mut buf)
-            .unwrap();
+        LocalSource::open(folder).unwrap().read_at("file", 0, &mut buf).unwrap();
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(&buf, b"x");
     }

@@ -129,11 +129,7 @@ impl<const AWAY: bool> Kernel for Codes<'_, AWAY> {
                 // Clamped before it is rounded, which is the same and fits the conversion; `max`
                 // turns NaN into 0.
                 let steps = s.min(s.max(steps, zero), levels);
-                *q = if AWAY {
-                    s.code_trunc(s.add(steps, s.splat(ALMOST_HALF)))
-                } else {
-                    s.code_even(steps)
-                };
+                *q = if AWAY { s.code_trunc(s.add(steps, s.splat(ALMOST_HALF))) } else { s.code_even(steps) };
             }
             s.store_block(s.bytes(q), codes);
         }
@@ -198,35 +194,15 @@ fn encode_by<const AWAY: bool>(
     scales: &mut [u8],
     biases: &mut [u8],
 ) {
-    let Scratch {
-        len,
-        values,
-        codes,
-        scales: lo,
-        biases: hi,
-        ..
-    } = scratch;
+    let Scratch { len, values, codes, scales: lo, biases: hi, .. } = scratch;
     let levels = f32::from((1u16 << task.format.bits()) - 1);
     let top = if AWAY { 0.0 } else { f32::NEG_INFINITY };
     let groups = Groups::new(task.format.group_size());
     let count = *len / groups.size();
-    engine.run(Extremes {
-        values: &values[..*len],
-        group_size: groups.size(),
-        top,
-        lo,
-        hi,
-    });
+    engine.run(Extremes { values: &values[..*len], group_size: groups.size(), top, lo, hi });
     engine.run(Scales::<AWAY> { levels, lo, hi });
     let values = &values[..*len];
-    engine.run(Codes::<AWAY> {
-        values,
-        groups,
-        levels,
-        scale: lo,
-        bias: hi,
-        codes,
-    });
+    engine.run(Codes::<AWAY> { values, groups, levels, scale: lo, bias: hi, codes });
     settle_nan(task.dtype, &mut lo[..count]);
     float::narrow(engine, task.dtype, &lo[..count], scales);
     float::narrow(engine, task.dtype, &hi[..count], biases);
@@ -234,14 +210,7 @@ fn encode_by<const AWAY: bool>(
 
 /// Values of one run from `scratch.codes` and its scales and biases.
 pub(crate) fn decode(engine: Engine, task: Task, scratch: &mut Scratch, stored: Stored<'_>) {
-    let Scratch {
-        len,
-        values,
-        codes,
-        scales,
-        biases,
-        ..
-    } = scratch;
+    let Scratch { len, values, codes, scales, biases, .. } = scratch;
     let groups = Groups::new(task.format.group_size());
     let count = *len / groups.size();
     float::widen(engine, task.dtype, stored.scales, &mut scales[..count]);

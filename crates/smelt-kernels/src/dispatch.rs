@@ -23,10 +23,7 @@ impl Isa {
 
     /// The instruction sets of this CPU, the fastest last.
     pub fn available() -> Vec<Self> {
-        Self::ALL
-            .into_iter()
-            .filter(|isa| isa.engine().is_some())
-            .collect()
+        Self::ALL.into_iter().filter(|isa| isa.engine().is_some()).collect()
     }
 
     /// The fastest one of this CPU, or the one that the environment variable `SMELT_SIMD` names
@@ -36,9 +33,7 @@ impl Isa {
         *BEST.get_or_init(|| {
             let available = Self::available();
             let wanted = std::env::var("SMELT_SIMD").ok();
-            let named = available
-                .iter()
-                .find(|isa| wanted.as_deref() == Some(isa.name()));
+            let named = available.iter().find(|isa| wanted.as_deref() == Some(isa.name()));
             named.or(available.last()).copied().unwrap_or(Self::Scalar)
         })
     }

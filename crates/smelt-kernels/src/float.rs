@@ -36,23 +36,11 @@ pub(crate) struct Small {
 }
 
 /// Four bits with sign: 0, 0.5, 1, 1.5, 2, 3, 4, 6.
-pub(crate) const E2M1: Small = Small {
-    mantissa: 1,
-    bias: 1,
-    max: 6.0,
-};
+pub(crate) const E2M1: Small = Small { mantissa: 1, bias: 1, max: 6.0 };
 /// Eight bits with sign, steps of 2^-9 up to 448.
-pub(crate) const E4M3: Small = Small {
-    mantissa: 3,
-    bias: 7,
-    max: 448.0,
-};
+pub(crate) const E4M3: Small = Small { mantissa: 3, bias: 7, max: 448.0 };
 /// IEEE binary16. 2^16 is the first value whose code is that of infinity.
-const F16: Small = Small {
-    mantissa: 10,
-    bias: 15,
-    max: 65536.0,
-};
+const F16: Small = Small { mantissa: 10, bias: 15, max: 65536.0 };
 
 impl Small {
     /// Where the sign is in a type that uses `mantissa` and exponent bits below it.
@@ -69,10 +57,7 @@ impl Small {
         let u = s.bits(a);
         let shift = 23 - self.mantissa;
         let big = (127 + 24 - self.mantissa - self.bias) << 23;
-        let low = s.sub32(
-            s.bits(s.add(a, s.splat(f32::from_bits(big)))),
-            s.splat32(big),
-        );
+        let low = s.sub32(s.bits(s.add(a, s.splat(f32::from_bits(big)))), s.splat32(big));
         let odd = s.and(s.shr(u, shift), s.splat32(1));
         let offset = ((1 << (shift - 1)) - 1u32).wrapping_sub((127 - self.bias) << 23);
         let high = s.shr(s.add32(s.add32(u, s.splat32(offset)), odd), shift);
@@ -283,8 +268,7 @@ impl<T: Element> Kernel for Narrow<'_, T> {
         let mut lanes = [0.0; LANES];
         lanes[..tail.len()].copy_from_slice(tail);
         T::store(s, s.load(&lanes), &mut whole[..LANES * T::SIZE]);
-        out.into_remainder()
-            .copy_from_slice(&whole[..tail.len() * T::SIZE]);
+        out.into_remainder().copy_from_slice(&whole[..tail.len() * T::SIZE]);
     }
 }
 
@@ -304,9 +288,7 @@ const RUN: usize = 2048;
 /// Every element of `input` rounded to another dtype.
 pub(crate) fn convert(engine: Engine, from: Float, to: Float, input: &[u8], out: &mut [u8]) {
     let mut values = [0.0; RUN];
-    let runs = input
-        .chunks(RUN * from.size())
-        .zip(out.chunks_mut(RUN * to.size()));
+    let runs = input.chunks(RUN * from.size()).zip(out.chunks_mut(RUN * to.size()));
     for (input, out) in runs {
         let values = &mut values[..input.len() / from.size()];
         widen(engine, from, input, values);
@@ -359,9 +341,5 @@ pub(crate) fn all_finite(engine: Engine, dtype: Float, data: &[u8]) -> bool {
         Float::F16 => (0x7C00_7C00_7C00_7C00, 0x0400_0400_0400_0400),
         Float::F32 => (0x7F80_0000_7F80_0000, 0x0080_0000_0080_0000),
     };
-    engine.run(Finite {
-        data,
-        exponents,
-        units,
-    })
+    engine.run(Finite { data, exponents, units })
 }

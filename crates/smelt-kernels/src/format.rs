@@ -114,11 +114,7 @@ impl Format {
         if !known {
             return None;
         }
-        Some(Self {
-            mode,
-            bits,
-            group_size: group_size as u16,
-        })
+        Some(Self { mode, bits, group_size: group_size as u16 })
     }
 
     /// The mode.

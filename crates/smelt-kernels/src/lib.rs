@@ -70,14 +70,7 @@ pub fn quantize(format: Format, rounding: Rounding, dtype: Float, input: &[u8], 
 /// # Panics
 ///
 /// If `out` does not consist of whole groups or another part has another length than they take.
-pub fn dequantize(
-    format: Format,
-    dtype: Float,
-    codes: &[u8],
-    scales: &[u8],
-    biases: &[u8],
-    out: &mut [u8],
-) {
+pub fn dequantize(format: Format, dtype: Float, codes: &[u8], scales: &[u8], biases: &[u8], out: &mut [u8]) {
     Isa::best().dequantize(format, dtype, codes, scales, biases, out);
 }
 
@@ -109,16 +102,8 @@ pub fn convert(from: Float, to: Float, input: &[u8], out: &mut [u8]) {
 /// If `input` and `out` do not both have `rows * cols * size` bytes, or for another `size`.
 pub fn transpose(input: &[u8], rows: usize, cols: usize, size: usize, out: &mut [u8]) {
     let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(size));
-    assert_eq!(
-        Some(input.len()),
-        bytes,
-        "the input is not a matrix of {rows} × {cols}"
-    );
-    assert_eq!(
-        input.len(),
-        out.len(),
-        "a transposed matrix is as long as the matrix"
-    );
+    assert_eq!(Some(input.len()), bytes, "the input is not a matrix of {rows} × {cols}");
+    assert_eq!(input.len(), out.len(), "a transposed matrix is as long as the matrix");
     transpose::transpose(input, (rows, cols), size, out);
 }
 
@@ -128,30 +113,10 @@ impl Isa {
     /// # Panics
     ///
     /// As [`quantize`], and if this CPU lacks the instructions.
-    pub fn quantize(
-        self,
-        format: Format,
-        rounding: Rounding,
-        dtype: Float,
-        input: &[u8],
-        out: Packed<'_>,
-    ) {
-        let parts = Stored {
-            codes: out.codes,
-            scales: out.scales,
-            biases: out.biases,
-        };
+    pub fn quantize(self, format: Format, rounding: Rounding, dtype: Float, input: &[u8], out: Packed<'_>) {
+        let parts = Stored { codes: out.codes, scales: out.scales, biases: out.biases };
         check_parts(format, dtype, input.len(), parts);
-        run::quantize(
-            self.expect_engine(),
-            Task {
-                format,
-                rounding,
-                dtype,
-            },
-            input,
-            out,
-        );
+        run::quantize(self.expect_engine(), Task { format, rounding, dtype }, input, out);
     }
 
     /// [`dequantize`] with this instruction set.
@@ -168,18 +133,10 @@ impl Isa {
         biases: &[u8],
         out: &mut [u8],
     ) {
-        let stored = Stored {
-            codes,
-            scales,
-            biases,
-        };
+        let stored = Stored { codes, scales, biases };
         check_parts(format, dtype, out.len(), stored);
         // Decoding knows no ties.
-        let task = Task {
-            format,
-            rounding: Rounding::Cpu,
-            dtype,
-        };
+        let task = Task { format, rounding: Rounding::Cpu, dtype };
         run::dequantize(self.expect_engine(), task, stored, out);
     }
 
@@ -211,35 +168,24 @@ impl Isa {
     }
 
     fn expect_engine(self) -> Engine {
-        self.engine()
-            .unwrap_or_else(|| panic!("this CPU lacks the instruction set `{self}`"))
+        self.engine().unwrap_or_else(|| panic!("this CPU lacks the instruction set `{self}`"))
     }
 }
 
 /// Panics unless `data` consists of whole elements.
 fn check_elements(dtype: Float, data: &[u8]) {
     let bytes = data.len();
-    assert!(
-        bytes.is_multiple_of(dtype.size()),
-        "{bytes} bytes are no whole elements of {dtype:?}"
-    );
+    assert!(bytes.is_multiple_of(dtype.size()), "{bytes} bytes are no whole elements of {dtype:?}");
 }
 
 /// Panics unless `dense` bytes of elements are whole groups and the stored parts fit them.
 fn check_parts(format: Format, dtype: Float, dense: usize, parts: Stored<'_>) {
     let group = format.group_size() * dtype.size();
-    assert!(
-        dense.is_multiple_of(group),
-        "{dense} bytes are no whole groups of {format}"
-    );
+    assert!(dense.is_multiple_of(group), "{dense} bytes are no whole groups of {format}");
     let groups = dense / group;
     let scale_bytes = groups * format.scale_bytes(dtype);
     let bias_bytes = if format.has_biases() { scale_bytes } else { 0 };
-    assert_eq!(
-        parts.codes.len(),
-        groups * format.code_bytes(),
-        "length of the codes"
-    );
+    assert_eq!(parts.codes.len(), groups * format.code_bytes(), "length of the codes");
     assert_eq!(parts.scales.len(), scale_bytes, "length of the scales");
     assert_eq!(parts.biases.len(), bias_bytes, "length of the biases");
 }

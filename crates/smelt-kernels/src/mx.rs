@@ -86,10 +86,7 @@ fn power_above<S: Simd>(s: S, a: S::F) -> (S::I, S::F) {
     let exponent = s.shr(power, 23);
     let exponent = s.select32(small, exponent, s.sub32(exponent, s.splat32(64)));
     let power = s.float(power);
-    (
-        exponent,
-        s.select(small, power, s.mul(power, s.splat(TINY))),
-    )
+    (exponent, s.select(small, power, s.mul(power, s.splat(TINY))))
 }
 
 /// The byte and value of a scale for `s = m / greatest`, by the GPU's rule.
@@ -100,10 +97,7 @@ fn scale_gpu<S: Simd>(s: S, kind: ScaleType, ratio: S::F) -> (S::I, S::F) {
     }
     let (exponent, power) = power_above(s, ratio);
     let least = f32::from_bits(0x0040_0000);
-    (
-        s.max32(exponent, s.splat32(0)),
-        s.max(power, s.splat(least)),
-    )
+    (s.max32(exponent, s.splat32(0)), s.max(power, s.splat(least)))
 }
 
 /// The same by the CPU's rule.
@@ -324,18 +318,9 @@ pub(crate) fn encode(engine: Engine, task: Task, scratch: &mut Scratch, scales: 
     let (small, kind) = types(task.format.mode());
     let groups = Groups::new(task.format.group_size());
     let (len, padded) = (scratch.len, scratch.blocks_len());
-    let Scratch {
-        values,
-        codes,
-        scales: factors,
-        ..
-    } = scratch;
+    let Scratch { values, codes, scales: factors, .. } = scratch;
     let values_whole = &values[..len];
-    engine.run(Magnitudes {
-        values: values_whole,
-        group_size: groups.size(),
-        out: factors,
-    });
+    engine.run(Magnitudes { values: values_whole, group_size: groups.size(), out: factors });
     let mut bytes = [0; GROUPS];
     let out = &mut bytes;
     with_element!(task.dtype, T => match task.rounding {
@@ -347,12 +332,7 @@ pub(crate) fn encode(engine: Engine, task: Task, scratch: &mut Scratch, scales: 
         }),
     });
     scales.copy_from_slice(&bytes[..scales.len()]);
-    let job = Elements {
-        values: &values[..padded],
-        groups,
-        factors,
-        codes,
-    };
+    let job = Elements { values: &values[..padded], groups, factors, codes };
     match (task.rounding, task.format.mode() == Mode::Mxfp8) {
         (Rounding::Gpu, false) => job.run::<Gpu<false>>(engine),
         (Rounding::Gpu, true) => job.run::<Gpu<true>>(engine),
@@ -371,19 +351,8 @@ struct Elements<'a> {
 
 impl Elements<'_> {
     fn run<R: Rule>(self, engine: Engine) {
-        let Self {
-            values,
-            groups,
-            factors,
-            codes,
-        } = self;
-        engine.run(Codes::<R> {
-            values,
-            groups,
-            factors,
-            codes,
-            rule: PhantomData,
-        });
+        let Self { values, groups, factors, codes } = self;
+        engine.run(Codes::<R> { values, groups, factors, codes, rule: PhantomData });
     }
 }
 
@@ -391,20 +360,10 @@ impl Elements<'_> {
 pub(crate) fn decode_run(engine: Engine, task: Task, scratch: &mut Scratch, stored: &[u8]) {
     let (_, kind) = types(task.format.mode());
     let groups = Groups::new(task.format.group_size());
-    let Scratch {
-        len,
-        values,
-        codes,
-        scales,
-        ..
-    } = scratch;
+    let Scratch { len, values, codes, scales, .. } = scratch;
     let mut bytes = [0; GROUPS];
     bytes[..stored.len()].copy_from_slice(stored);
-    engine.run(ScaleValues {
-        kind,
-        bytes: &bytes,
-        out: scales,
-    });
+    engine.run(ScaleValues { kind, bytes: &bytes, out: scales });
     let (codes, scales) = (&codes[..*len], &*scales);
     with_element!(task.dtype, T => if task.format.mode() == Mode::Mxfp8 {
         engine.run(Decode::<T, true> { codes, groups, scales, values, element: PhantomData });

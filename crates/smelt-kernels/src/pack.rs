@@ -72,9 +72,7 @@ impl<const BITS: usize> Kernel for Unpack<'_, BITS> {
             let packed = &self.packed[k * 4 * BITS..][..SLACK];
             let mut words = [0; 4];
             for (i, word) in words.iter_mut().enumerate() {
-                let bytes = packed[i * BITS..]
-                    .first_chunk()
-                    .expect("slack follows the stream");
+                let bytes = packed[i * BITS..].first_chunk().expect("slack follows the stream");
                 *word = u64::from_le_bytes(*bytes);
             }
             let mut x = s.from_words(words);

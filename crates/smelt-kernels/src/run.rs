@@ -39,9 +39,7 @@ pub(crate) struct Groups {
 impl Groups {
     /// Groups of `size` elements, a power of two.
     pub(crate) fn new(size: usize) -> Self {
-        Self {
-            shift: size.trailing_zeros(),
-        }
+        Self { shift: size.trailing_zeros() }
     }
 
     pub(crate) fn size(self) -> usize {
@@ -105,12 +103,7 @@ pub(crate) fn quantize(engine: Engine, task: Task, input: &[u8], out: Packed<'_>
             _ => mx::encode(engine, task, &mut scratch, scales),
         }
         let len = scratch.blocks_len();
-        pack::pack(
-            engine,
-            format.bits(),
-            &scratch.codes[..len],
-            &mut scratch.packed,
-        );
+        pack::pack(engine, format.bits(), &scratch.codes[..len], &mut scratch.packed);
         codes.copy_from_slice(&scratch.packed[..codes.len()]);
     }
 }
@@ -125,19 +118,10 @@ pub(crate) fn dequantize(engine: Engine, task: Task, stored: Stored<'_>, out: &m
     let mut scratch = Scratch::new();
     for ((out, codes), scales) in out.chunks_mut(RUN * dtype.size()).zip(codes).zip(scales) {
         scratch.len = out.len() / dtype.size();
-        let stored = Stored {
-            codes,
-            scales,
-            biases: biases.next().unwrap_or_default(),
-        };
+        let stored = Stored { codes, scales, biases: biases.next().unwrap_or_default() };
         scratch.packed[..codes.len()].copy_from_slice(codes);
         let len = scratch.blocks_len();
-        pack::unpack(
-            engine,
-            format.bits(),
-            &scratch.packed,
-            &mut scratch.codes[..len],
-        );
+        pack::unpack(engine, format.bits(), &scratch.packed, &mut scratch.codes[..len]);
         match format.mode() {
             Mode::Affine => affine::decode(engine, task, &mut scratch, stored),
             _ => mx::decode_run(engine, task, &mut scratch, stored.scales),

@@ -28,8 +28,7 @@ impl Config {
 
     /// The value at a path of keys joined by dots, such as `text_config.hidden_size`.
     pub fn get(&self, path: &str) -> Option<&Value> {
-        path.split('.')
-            .try_fold(&self.value, |value, key| value.get(key))
+        path.split('.').try_fold(&self.value, |value, key| value.get(key))
     }
 
     /// The family of the model, `model_type`.

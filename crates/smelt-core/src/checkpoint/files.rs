@@ -46,16 +46,10 @@ const OTHER_WEIGHTS: [&str; 25] = [
 ];
 
 /// Folders that hold the same weights for another runtime.
-const OTHER_FOLDERS: [&str; 6] = [
-    "original", "metal", "onnx", "openvino", "coreml", "tensorrt",
-];
+const OTHER_FOLDERS: [&str; 6] = ["original", "metal", "onnx", "openvino", "coreml", "tensorrt"];
 
 /// Files that describe how the source was quantized, which is no longer true of the result.
-const SOURCE_QUANTIZATION: [&str; 3] = [
-    "hf_quant_config.json",
-    "quantize_config.json",
-    "quant_config.json",
-];
+const SOURCE_QUANTIZATION: [&str; 3] = ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
 /// The files of a source by what happens to them.
 #[derive(Clone, Debug, Default)]
@@ -92,15 +86,9 @@ fn shard_names<'a>(files: &'a [FileEntry], index: Option<&'a Index>) -> HashSet<
     let top = files.iter().map(|file| file.path.as_str());
     let top = top.filter(|path| !path.contains('/') && ending(path) == "safetensors");
     let top: HashSet<&str> = top.filter(|path| !path.starts_with('.')).collect();
-    let named: HashSet<&str> = top
-        .iter()
-        .copied()
-        .filter(|path| path.starts_with("model"))
-        .collect();
+    let named: HashSet<&str> = top.iter().copied().filter(|path| path.starts_with("model")).collect();
     if named.is_empty() {
-        top.into_iter()
-            .filter(|path| !path.starts_with("consolidated"))
-            .collect()
+        top.into_iter().filter(|path| !path.starts_with("consolidated")).collect()
     } else {
         named
     }
@@ -134,17 +122,12 @@ fn reason(path: &str) -> Option<&'static str> {
 }
 
 fn in_other_folder(path: &str) -> bool {
-    let folder = path
-        .split_once('/')
-        .map(|(folder, _)| folder.to_ascii_lowercase());
-    folder.is_some_and(|folder| {
-        OTHER_FOLDERS.contains(&folder.as_str()) || ending(&folder) == "mlpackage"
-    })
+    let folder = path.split_once('/').map(|(folder, _)| folder.to_ascii_lowercase());
+    folder.is_some_and(|folder| OTHER_FOLDERS.contains(&folder.as_str()) || ending(&folder) == "mlpackage")
 }
 
 /// What follows the last dot of the name, in lower case.
 fn ending(path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);
-    name.rsplit_once('.')
-        .map_or_else(String::new, |(_, ending)| ending.to_ascii_lowercase())
+    name.rsplit_once('.').map_or_else(String::new, |(_, ending)| ending.to_ascii_lowercase())
 }

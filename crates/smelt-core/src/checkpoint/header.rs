@@ -77,29 +77,17 @@ pub fn parse_header(
     mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
 ) -> Result<Header> {
     if size < 8 {
-        return Err(Error::HeaderMissing {
-            file: file.to_owned(),
-            size,
-        });
+        return Err(Error::HeaderMissing { file: file.to_owned(), size });
     }
     let mut length = [0; 8];
     read(0, &mut length)?;
     let length = header_length(file, size, length)?;
     let mut bytes = vec![0; length as usize];
     read(8, &mut bytes)?;
-    let text = std::str::from_utf8(&bytes).map_err(|source| Error::HeaderUtf8 {
-        file: file.to_owned(),
-        source,
-    })?;
-    let raw = parse_json(text).map_err(|source| Error::HeaderJson {
-        file: file.to_owned(),
-        source,
-    })?;
-    let checks = Checks {
-        file,
-        size,
-        data_start: 8 + length,
-    };
+    let text =
+        std::str::from_utf8(&bytes).map_err(|source| Error::HeaderUtf8 { file: file.to_owned(), source })?;
+    let raw = parse_json(text).map_err(|source| Error::HeaderJson { file: file.to_owned(), source })?;
+    let checks = Checks { file, size, data_start: 8 + length };
     checks.header(raw)
 }
 
@@ -110,18 +98,10 @@ fn header_length(file: &str, size: u64, bytes: [u8; 8]) -> Result<u64> {
     }
     let length = u64::from_le_bytes(bytes);
     if !(2..=MAX_HEADER).contains(&length) {
-        return Err(Error::HeaderLength {
-            file: file(),
-            length,
-            limit: MAX_HEADER,
-        });
+        return Err(Error::HeaderLength { file: file(), length, limit: MAX_HEADER });
     }
     if length > size - 8 {
-        return Err(Error::HeaderPastEnd {
-            file: file(),
-            length,
-            size,
-        });
+        return Err(Error::HeaderPastEnd { file: file(), length, size });
     }
     Ok(length)
 }
@@ -135,19 +115,12 @@ struct Checks<'a> {
 
 impl Checks<'_> {
     fn header(&self, raw: RawHeader) -> Result<Header> {
-        let tensors = raw
-            .tensors
-            .into_iter()
-            .map(|(name, tensor)| self.tensor(name, tensor));
+        let tensors = raw.tensors.into_iter().map(|(name, tensor)| self.tensor(name, tensor));
         let mut tensors = tensors.collect::<Result<Vec<_>>>()?;
         tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         self.unique_names(&tensors)?;
         self.layout(&tensors)?;
-        Ok(Header {
-            tensors,
-            metadata: raw.metadata,
-            data_start: self.data_start,
-        })
+        Ok(Header { tensors, metadata: raw.metadata, data_start: self.data_start })
     }
 
     /// One tensor alone: known dtype, countable shape, offsets of the length that both ask for.
@@ -156,72 +129,39 @@ impl Checks<'_> {
         let dtype = match raw.dtype {
             Ok(dtype) => dtype,
             Err(dtype) => {
-                return Err(Error::UnknownDType {
-                    file: file(),
-                    tensor: name.into(),
-                    dtype,
-                });
+                return Err(Error::UnknownDType { file: file(), tensor: name.into(), dtype });
             }
         };
-        let elements = raw
-            .shape
-            .iter()
-            .try_fold(1_u64, |product, &dim| product.checked_mul(dim));
+        let elements = raw.shape.iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim));
         let Some(bits) = elements.and_then(|count| count.checked_mul(dtype.bits())) else {
             let shape = raw.shape;
-            return Err(Error::ShapeOverflow {
-                file: file(),
-                tensor: name.into(),
-                shape,
-            });
+            return Err(Error::ShapeOverflow { file: file(), tensor: name.into(), shape });
         };
         if !bits.is_multiple_of(8) {
             let dtype = dtype.name();
-            return Err(Error::PartialByte {
-                file: file(),
-                tensor: name.into(),
-                dtype,
-            });
+            return Err(Error::PartialByte { file: file(), tensor: name.into(), dtype });
         }
         let (begin, end) = raw.offsets;
         let bytes = bits / 8;
         if end.checked_sub(begin) != Some(bytes) {
             let tensor = name.into();
-            return Err(Error::TensorBytes {
-                file: file(),
-                tensor,
-                needed: bytes,
-                begin,
-                end,
-            });
+            return Err(Error::TensorBytes { file: file(), tensor, needed: bytes, begin, end });
         }
         if end > self.size - self.data_start {
             let end = end.saturating_add(self.data_start);
-            return Err(Error::Truncated {
-                file: file(),
-                tensor: name.into(),
-                end,
-                size: self.size,
-            });
+            return Err(Error::Truncated { file: file(), tensor: name.into(), end, size: self.size });
         }
         // Cannot overflow: `begin` is at most `end`, which was just found to lie inside the file.
         let offset = self.data_start + begin;
-        Ok(TensorInfo {
-            name,
-            dtype,
-            shape: raw.shape,
-            offset,
-            bytes,
-        })
+        Ok(TensorInfo { name, dtype, shape: raw.shape, offset, bytes })
     }
 
     fn unique_names(&self, sorted: &[TensorInfo]) -> Result<()> {
         match sorted.windows(2).find(|pair| pair[0].name == pair[1].name) {
             None => Ok(()),
-            Some(pair) => Err(Error::DuplicateName {
-                file: self.file.to_owned(),
-                tensor: pair[0].name.to_string(),
-            }),
+            Some(pair) => {
+                Err(Error::DuplicateName { file: self.file.to_owned(), tensor: pair[0].name.to_string() })
+            }
         }
     }
 
@@ -249,17 +189,12 @@ impl Checks<'_> {
 
     /// Refuses bytes from `end` to `next` unless aligning `next` explains them.
     fn only_padding(&self, end: u64, next: u64) -> Result<()> {
-        let aligned =
-            |place: u64| 1_u64 << place.trailing_zeros().min(MAX_ALIGNMENT.trailing_zeros());
+        let aligned = |place: u64| 1_u64 << place.trailing_zeros().min(MAX_ALIGNMENT.trailing_zeros());
         let bytes = next - end;
         if bytes == 0 || bytes < aligned(next).max(aligned(next - self.data_start)) {
             return Ok(());
         }
-        Err(Error::Hole {
-            file: self.file.to_owned(),
-            offset: end,
-            bytes,
-        })
+        Err(Error::Hole { file: self.file.to_owned(), offset: end, bytes })
     }
 }
 
@@ -355,11 +290,7 @@ impl<'de> Visitor<'de> for TensorSeed {
     }
 }
 
-fn once<T, E: serde::de::Error>(
-    slot: &mut Option<T>,
-    value: T,
-    name: &'static str,
-) -> Result<(), E> {
+fn once<T, E: serde::de::Error>(slot: &mut Option<T>, value: T, name: &'static str) -> Result<(), E> {
     match slot.replace(value) {
         None => Ok(()),
         Some(_) => Err(E::duplicate_field(name)),

@@ -27,26 +27,16 @@ impl Index {
     /// # Errors
     /// [`Error::Utf8`], [`Error::Json`], [`Error::NoWeightMap`] and [`Error::IndexDuplicate`].
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Self> {
-        let text = std::str::from_utf8(bytes).map_err(|source| Error::Utf8 {
-            file: file.to_owned(),
-            source,
-        })?;
+        let text =
+            std::str::from_utf8(bytes).map_err(|source| Error::Utf8 { file: file.to_owned(), source })?;
         let mut index = parse_json(text)
-            .map_err(|source| Error::Json {
-                file: file.to_owned(),
-                source,
-            })?
-            .ok_or_else(|| Error::NoWeightMap {
-                file: file.to_owned(),
-            })?;
+            .map_err(|source| Error::Json { file: file.to_owned(), source })?
+            .ok_or_else(|| Error::NoWeightMap { file: file.to_owned() })?;
         index.sort();
         let twice = index.entries.windows(2).find(|pair| pair[0].0 == pair[1].0);
         match twice {
             None => Ok(index),
-            Some(pair) => Err(Error::IndexDuplicate {
-                file: file.to_owned(),
-                tensor: pair[0].0.to_string(),
-            }),
+            Some(pair) => Err(Error::IndexDuplicate { file: file.to_owned(), tensor: pair[0].0.to_string() }),
         }
     }
 
@@ -57,9 +47,7 @@ impl Index {
 
     /// Tensor names, sorted, each with the place of its shard in [`files`](Self::files).
     pub fn entries(&self) -> impl ExactSizeIterator<Item = (&str, usize)> {
-        self.entries
-            .iter()
-            .map(|(name, file)| (&**name, *file as usize))
+        self.entries.iter().map(|(name, file)| (&**name, *file as usize))
     }
 
     fn sort(&mut self) {
@@ -70,9 +58,7 @@ impl Index {
         for (new, &old) in order.iter().enumerate() {
             place[old] = new as u32;
         }
-        self.entries
-            .iter_mut()
-            .for_each(|(_, file)| *file = place[*file as usize]);
+        self.entries.iter_mut().for_each(|(_, file)| *file = place[*file as usize]);
         self.files.sort_unstable();
     }
 }

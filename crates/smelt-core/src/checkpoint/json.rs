@@ -31,22 +31,13 @@ impl JsonText {
     /// # Errors
     /// [`Error::Utf8`], [`Error::Json`] and [`Error::NotAnObject`].
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Self> {
-        let text = std::str::from_utf8(bytes).map_err(|source| Error::Utf8 {
-            file: file.to_owned(),
-            source,
-        })?;
-        let value = parse_value(text).map_err(|source| Error::Json {
-            file: file.to_owned(),
-            source,
-        })?;
+        let text =
+            std::str::from_utf8(bytes).map_err(|source| Error::Utf8 { file: file.to_owned(), source })?;
+        let value = parse_value(text).map_err(|source| Error::Json { file: file.to_owned(), source })?;
         if !value.is_object() {
-            return Err(Error::NotAnObject {
-                file: file.to_owned(),
-            });
+            return Err(Error::NotAnObject { file: file.to_owned() });
         }
-        Ok(Self {
-            text: text.to_owned(),
-        })
+        Ok(Self { text: text.to_owned() })
     }
 
     /// The text.
@@ -124,11 +115,7 @@ impl JsonText {
         let colon = &self.text[last.key.end..last.value.start];
         let body = style.render(value, style.line(lead));
         // A first member that follows its brace at once says nothing of the space after a comma.
-        let lead = if lead.is_empty() && object.members.len() == 1 {
-            style.space
-        } else {
-            lead
-        };
+        let lead = if lead.is_empty() && object.members.len() == 1 { style.space } else { lead };
         let member = format!(",{lead}{key}{colon}{body}");
         self.text.insert_str(last.value.end, &member);
     }
@@ -139,22 +126,17 @@ impl JsonText {
         let object = self.object(parents)?;
         let place = object.find(&self.text, key)?;
         let member = &object.members[place];
-        Some(
-            match (place.checked_sub(1), object.members.get(place + 1)) {
-                // What stood before it then stands before its successor.
-                (_, Some(next)) => member.key.start..next.key.start,
-                (Some(before), None) => object.members[before].value.end..member.value.end,
-                (None, None) => object.inner.clone(),
-            },
-        )
+        Some(match (place.checked_sub(1), object.members.get(place + 1)) {
+            // What stood before it then stands before its successor.
+            (_, Some(next)) => member.key.start..next.key.start,
+            (Some(before), None) => object.members[before].value.end..member.value.end,
+            (None, None) => object.inner.clone(),
+        })
     }
 
     /// The object that a path of keys leads to.
     fn object(&self, path: &[&str]) -> Option<Object> {
-        let mut scan = Scan {
-            text: self.text.as_bytes(),
-            at: 0,
-        };
+        let mut scan = Scan { text: self.text.as_bytes(), at: 0 };
         scan.space();
         let mut object = Object::scan(&self.text, scan.at)?;
         for key in path {
@@ -177,10 +159,7 @@ fn parse_value(text: &str) -> serde_json::Result<Value> {
 fn strict(text: &str) -> Cow<'_, str> {
     let mut out = String::new();
     let mut copied = 0;
-    let mut scan = Scan {
-        text: text.as_bytes(),
-        at: 0,
-    };
+    let mut scan = Scan { text: text.as_bytes(), at: 0 };
     while let Some(byte) = scan.peek() {
         let rest = &text.as_bytes()[scan.at..];
         let token = ["NaN", "Infinity", "-Infinity"];
@@ -218,10 +197,7 @@ struct Object {
 impl Object {
     /// The object whose brace is at `start`, or `None` if another value is there.
     fn scan(text: &str, start: usize) -> Option<Self> {
-        let mut scan = Scan {
-            text: text.as_bytes(),
-            at: start,
-        };
+        let mut scan = Scan { text: text.as_bytes(), at: start };
         if scan.peek()? != b'{' {
             return None;
         }
@@ -235,10 +211,7 @@ impl Object {
                 _ => members.push(scan.member()),
             }
         }
-        Some(Self {
-            inner: start + 1..scan.at,
-            members,
-        })
+        Some(Self { inner: start + 1..scan.at, members })
     }
 
     /// The last member of this key: the one that counts.
@@ -296,10 +269,7 @@ impl Scan<'_> {
         self.space();
         let start = self.at;
         self.value();
-        Member {
-            key,
-            value: start..self.at,
-        }
+        Member { key, value: start..self.at }
     }
 
     /// Steps over a value: brackets are counted, everything else ends where it must.
@@ -346,16 +316,10 @@ impl Style {
         let lead = text.find('"').map_or("", |quote| &text[..quote]);
         let lead = lead.split_once('{').map_or("", |(_, lead)| lead);
         let end = if lead.contains("\r\n") { "\r\n" } else { "\n" };
-        let lines = lead
-            .rsplit_once('\n')
-            .map(|(_, indent)| (end, indent.to_owned()));
+        let lines = lead.rsplit_once('\n').map(|(_, indent)| (end, indent.to_owned()));
         let tight = lines.is_none() && text.contains("\":") && !text.contains("\": ");
         let (colon, space) = if tight { (":", "") } else { (": ", " ") };
-        Self {
-            lines,
-            colon,
-            space,
-        }
+        Self { lines, colon, space }
     }
 
     /// The indentation of a member on its own line, given the white space before it.
@@ -366,16 +330,12 @@ impl Style {
 
     /// White space before the first member of an object that stands on a line indented by `outer`.
     fn lead(&self, outer: &str) -> String {
-        self.lines
-            .as_ref()
-            .map_or_else(String::new, |(end, step)| format!("{end}{outer}{step}"))
+        self.lines.as_ref().map_or_else(String::new, |(end, step)| format!("{end}{outer}{step}"))
     }
 
     /// White space before that object's closing brace.
     fn close(&self, outer: &str) -> String {
-        self.lines
-            .as_ref()
-            .map_or_else(String::new, |(end, _)| format!("{end}{outer}"))
+        self.lines.as_ref().map_or_else(String::new, |(end, _)| format!("{end}{outer}"))
     }
 
     /// `value` as text: over several lines behind the indentation `indent`, or on one line.

@@ -21,14 +21,9 @@ const HEADER_THREADS: usize = 4;
 
 pub(super) fn open(source: Arc<dyn Source>) -> Result<Checkpoint> {
     let listed = source.list()?;
-    let small = Small {
-        source: &*source,
-        listed: &listed,
-    };
+    let small = Small { source: &*source, listed: &listed };
     let config = small.read(CONFIG, CONFIG_LIMIT)?;
-    let config = config.ok_or_else(|| Error::NoConfig {
-        location: source.location().to_owned(),
-    })?;
+    let config = config.ok_or_else(|| Error::NoConfig { location: source.location().to_owned() })?;
     let config = Config::parse(CONFIG, &config)?;
     let index = small.read(INDEX, INDEX_LIMIT)?;
     let index = index.map(|bytes| Index::parse(INDEX, &bytes)).transpose()?;
@@ -47,13 +42,7 @@ pub(super) fn open(source: Arc<dyn Source>) -> Result<Checkpoint> {
         agree(index, &tensors, &files.shards)?;
     }
     let storage = Storage::detect(&config, modelopt.as_ref(), &tensors);
-    Ok(Checkpoint {
-        source,
-        config,
-        files,
-        tensors,
-        storage,
-    })
+    Ok(Checkpoint { source, config, files, tensors, storage })
 }
 
 /// The small files of a source.
@@ -65,39 +54,27 @@ struct Small<'a> {
 impl Small<'_> {
     /// The bytes of a file, or `None` if there is no such file.
     fn read(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {
-        let place = self
-            .listed
-            .binary_search_by(|file| file.path.as_str().cmp(path));
-        place
-            .ok()
-            .map(|place| read_entry(self.source, &self.listed[place], limit))
-            .transpose()
+        let place = self.listed.binary_search_by(|file| file.path.as_str().cmp(path));
+        place.ok().map(|place| read_entry(self.source, &self.listed[place], limit)).transpose()
     }
 
     /// `hf_quant_config.json`. It only serves a description, but a broken one is a broken download.
     fn modelopt(&self) -> Result<Option<Value>> {
         let name = "hf_quant_config.json";
         let bytes = self.read(name, CONFIG_LIMIT)?;
-        bytes
-            .map(|bytes| Ok(JsonText::parse(name, &bytes)?.value()))
-            .transpose()
+        bytes.map(|bytes| Ok(JsonText::parse(name, &bytes)?.value())).transpose()
     }
 }
 
 /// Every file that the index names must be there.
 fn every_shard(source: &dyn Source, index: Option<&Index>, shards: &[Shard]) -> Result<()> {
     let named = index.map_or(&[][..], Index::files);
-    let present = |name: &String| {
-        shards
-            .binary_search_by(|shard| shard.path.cmp(name))
-            .is_ok()
-    };
+    let present = |name: &String| shards.binary_search_by(|shard| shard.path.cmp(name)).is_ok();
     match named.iter().find(|name| !present(name)) {
         None => Ok(()),
-        Some(missing) => Err(Error::MissingShard {
-            location: source.location().to_owned(),
-            shard: missing.clone(),
-        }),
+        Some(missing) => {
+            Err(Error::MissingShard { location: source.location().to_owned(), shard: missing.clone() })
+        }
     }
 }
 
@@ -107,17 +84,12 @@ fn read_headers(source: &dyn Source, shards: &[Shard]) -> Result<Vec<Header>> {
     let workers = HEADER_THREADS.min(shards.len());
     let read = |first: usize| {
         let mine = shards.iter().enumerate().skip(first).step_by(workers);
-        mine.map(|(place, shard)| (place, read_header(source, shard)))
-            .collect::<Vec<_>>()
+        mine.map(|(place, shard)| (place, read_header(source, shard))).collect::<Vec<_>>()
     };
     let mut headers = std::thread::scope(|scope| {
         let read = &read;
-        let threads: Vec<_> = (0..workers)
-            .map(|first| scope.spawn(move || read(first)))
-            .collect();
-        let joined = threads
-            .into_iter()
-            .map(|thread| thread.join().expect("readers do not panic"));
+        let threads: Vec<_> = (0..workers).map(|first| scope.spawn(move || read(first))).collect();
+        let joined = threads.into_iter().map(|thread| thread.join().expect("readers do not panic"));
         joined.flatten().collect::<Vec<_>>()
     });
     headers.sort_unstable_by_key(|(place, _)| *place);
@@ -125,9 +97,7 @@ fn read_headers(source: &dyn Source, shards: &[Shard]) -> Result<Vec<Header>> {
 }
 
 fn read_header(source: &dyn Source, shard: &Shard) -> Result<Header> {
-    parse_header(&shard.path, shard.size, |offset, buf| {
-        source.read_at(&shard.path, offset, buf)
-    })
+    parse_header(&shard.path, shard.size, |offset, buf| source.read_at(&shard.path, offset, buf))
 }
 
 /// All tensors sorted by name, each name once.
@@ -135,10 +105,7 @@ fn merge(source: &dyn Source, headers: Vec<Header>, shards: &[Shard]) -> Result<
     let count = headers.iter().map(|header| header.tensors.len()).sum();
     if u32::try_from(count).is_err() {
         let location = source.location().to_owned();
-        return Err(Error::TooManyTensors {
-            location,
-            count: count as u64,
-        });
+        return Err(Error::TooManyTensors { location, count: count as u64 });
     }
     let mut tensors = Vec::with_capacity(count);
     for (shard, header) in headers.into_iter().enumerate() {
@@ -189,9 +156,7 @@ fn agree(index: &Index, tensors: &[StoredTensor], shards: &[Shard]) -> Result<()
             }
         }
     }
-    stored
-        .next()
-        .map_or(Ok(()), |tensor| Err(unindexed(tensor, shard_of(tensor))))
+    stored.next().map_or(Ok(()), |tensor| Err(unindexed(tensor, shard_of(tensor))))
 }
 
 fn unindexed(tensor: &StoredTensor, shard: &str) -> Error {

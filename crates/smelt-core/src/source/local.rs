@@ -65,24 +65,14 @@ impl LocalSource {
     pub fn open(dir: &Path) -> Result<Self> {
         let location = dir.display().to_string();
         match fs::metadata(dir) {
-            Err(source) => Err(Error::Directory {
-                path: location,
-                source,
-            }),
+            Err(source) => Err(Error::Directory { path: location, source }),
             Ok(found) if !found.is_dir() => Err(Error::NotADirectory { path: location }),
-            Ok(_) => Ok(Self {
-                dir: dir.to_owned(),
-                location,
-                handles: Mutex::default(),
-            }),
+            Ok(_) => Ok(Self { dir: dir.to_owned(), location, handles: Mutex::default() }),
         }
     }
 
     fn no_such_file(&self, path: &str) -> Error {
-        Error::NoSuchFile {
-            location: self.location.clone(),
-            file: path.to_owned(),
-        }
+        Error::NoSuchFile { location: self.location.clone(), file: path.to_owned() }
     }
 
     fn read_error(&self, path: &str, source: io::Error) -> Error {
@@ -90,30 +80,19 @@ impl LocalSource {
         if missing.contains(&source.kind()) {
             return self.no_such_file(path);
         }
-        Error::Read {
-            location: self.location.clone(),
-            file: path.to_owned(),
-            source,
-        }
+        Error::Read { location: self.location.clone(), file: path.to_owned(), source }
     }
 
     /// The handle of `path`, from the cache or opened.
     fn handle(&self, path: &str) -> Result<Arc<Handle>> {
         // A panic elsewhere cannot leave the list half changed, so a poisoned lock is still good.
-        let cached = self
-            .handles
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(path);
+        let cached = self.handles.lock().unwrap_or_else(PoisonError::into_inner).get(path);
         if let Some(handle) = cached {
             return Ok(handle);
         }
         // Opened outside the lock: on a network disk this takes long enough to stall the others.
         let handle = Arc::new(self.open_file(path)?);
-        self.handles
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .put(path, &handle);
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner).put(path, &handle);
         Ok(handle)
     }
 
@@ -128,27 +107,16 @@ impl LocalSource {
             return Err(self.no_such_file(path));
         }
         let file = File::open(full).map_err(|error| self.read_error(path, error))?;
-        Ok(Handle {
-            file,
-            size: found.len(),
-        })
+        Ok(Handle { file, size: found.len() })
     }
 
     /// Adds the files of the folder `prefix` (empty or ending in `/`) and below to `files`.
     ///
     /// `above` holds the real paths of the folders on the way, so that a link to one of them is
     /// not followed round and round.
-    fn walk(
-        &self,
-        prefix: &str,
-        above: &mut Vec<PathBuf>,
-        files: &mut Vec<FileEntry>,
-    ) -> Result<()> {
+    fn walk(&self, prefix: &str, above: &mut Vec<PathBuf>, files: &mut Vec<FileEntry>) -> Result<()> {
         let dir = self.dir.join(prefix);
-        let failed = |source| Error::Directory {
-            path: dir.display().to_string(),
-            source,
-        };
+        let failed = |source| Error::Directory { path: dir.display().to_string(), source };
         let real = fs::canonicalize(&dir).map_err(failed)?;
         if above.contains(&real) {
             return Ok(());
@@ -177,10 +145,7 @@ impl LocalSource {
         // `metadata` of the path, not of the entry: that one would describe the link itself.
         let found = fs::metadata(entry.path()).map_err(|error| self.read_error(&path, error))?;
         if found.is_file() {
-            files.push(FileEntry {
-                path,
-                size: found.len(),
-            });
+            files.push(FileEntry { path, size: found.len() });
         } else if found.is_dir() && !name.starts_with('.') {
             self.walk(&format!("{path}/"), above, files)?;
         }
@@ -213,18 +178,14 @@ impl Source for LocalSource {
             length,
         };
         let length = buf.len() as u64;
-        if offset
-            .checked_add(length)
-            .is_none_or(|end| end > handle.size)
-        {
+        if offset.checked_add(length).is_none_or(|end| end > handle.size) {
             return Err(past_end(handle.size, length));
         }
         read_exact_at(&handle.file, buf, offset).map_err(|error| match error.kind() {
             // The file was cut after it was opened.
-            io::ErrorKind::UnexpectedEof => past_end(
-                handle.file.metadata().map_or(0, |found| found.len()),
-                length,
-            ),
+            io::ErrorKind::UnexpectedEof => {
+                past_end(handle.file.metadata().map_or(0, |found| found.len()), length)
+            }
             _ => self.read_error(path, error),
         })
     }

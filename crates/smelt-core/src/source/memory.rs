@@ -25,12 +25,8 @@ impl MemorySource {
         P: Into<String>,
         B: Into<Vec<u8>>,
     {
-        let files = files
-            .into_iter()
-            .map(|(path, bytes)| (path.into(), bytes.into()));
-        Self {
-            files: files.collect(),
-        }
+        let files = files.into_iter().map(|(path, bytes)| (path.into(), bytes.into()));
+        Self { files: files.collect() }
     }
 }
 
@@ -40,10 +36,8 @@ impl Source for MemorySource {
     }
 
     fn list(&self) -> Result<Vec<FileEntry>> {
-        let entry = |(path, bytes): (&String, &Vec<u8>)| FileEntry {
-            path: path.clone(),
-            size: bytes.len() as u64,
-        };
+        let entry =
+            |(path, bytes): (&String, &Vec<u8>)| FileEntry { path: path.clone(), size: bytes.len() as u64 };
         Ok(self.files.iter().map(entry).collect())
     }
 
@@ -57,15 +51,13 @@ impl Source for MemorySource {
         }
         let start = usize::try_from(offset).ok();
         let range = start.and_then(|start| Some(start..start.checked_add(buf.len())?));
-        let part = range
-            .and_then(|range| bytes.get(range))
-            .ok_or_else(|| Error::PastEnd {
-                location: self.location().to_owned(),
-                file: path.to_owned(),
-                size: bytes.len() as u64,
-                offset,
-                length: buf.len() as u64,
-            })?;
+        let part = range.and_then(|range| bytes.get(range)).ok_or_else(|| Error::PastEnd {
+            location: self.location().to_owned(),
+            file: path.to_owned(),
+            size: bytes.len() as u64,
+            offset,
+            length: buf.len() as u64,
+        })?;
         buf.copy_from_slice(part);
         Ok(())
     }

@@ -20,10 +20,7 @@ const FILES: [(&str, &[u8]); 5] = [
 /// When a check fails.
 pub fn conformance(make: impl Fn(&[(&str, &[u8])]) -> Box<dyn Source>) {
     let source = make(&FILES);
-    assert!(
-        !source.location().is_empty(),
-        "a source must say where it is"
-    );
+    assert!(!source.location().is_empty(), "a source must say where it is");
     lists_every_file_sorted(&*source);
     reads_any_range(&*source);
     refuses_reads_past_the_end(&*source);
@@ -42,10 +39,7 @@ fn read(source: &dyn Source, path: &str, offset: u64, length: usize) -> Result<V
 fn lists_every_file_sorted(source: &dyn Source) {
     let mut expected: Vec<FileEntry> = FILES
         .iter()
-        .map(|(path, bytes)| FileEntry {
-            path: (*path).to_owned(),
-            size: bytes.len() as u64,
-        })
+        .map(|(path, bytes)| FileEntry { path: (*path).to_owned(), size: bytes.len() as u64 })
         .collect();
     expected.sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
     assert_eq!(source.list().expect("the fixture can be listed"), expected);
@@ -63,14 +57,7 @@ fn reads_any_range(source: &dyn Source) {
 }
 
 fn refuses_reads_past_the_end(source: &dyn Source) {
-    for (offset, length) in [
-        (0, 11),
-        (9, 2),
-        (10, 1),
-        (1 << 40, 1),
-        (u64::MAX, 1),
-        (u64::MAX, 9),
-    ] {
+    for (offset, length) in [(0, 11), (9, 2), (10, 1), (1 << 40, 1), (u64::MAX, 1), (u64::MAX, 9)] {
         let result = read(source, "b.bin", offset, length);
         assert!(
             matches!(result, Err(Error::PastEnd { size: 10, .. })),
@@ -82,17 +69,7 @@ fn refuses_reads_past_the_end(source: &dyn Source) {
 }
 
 fn refuses_names_it_does_not_list(source: &dyn Source) {
-    let names = [
-        "missing",
-        "",
-        "sub",
-        "sub/",
-        "sub/missing",
-        "a.txt/x",
-        "../a.txt",
-        "./a.txt",
-        "/",
-    ];
+    let names = ["missing", "", "sub", "sub/", "sub/missing", "a.txt/x", "../a.txt", "./a.txt", "/"];
     for name in names {
         for length in [0, 1] {
             let result = read(source, name, 0, length);
@@ -106,19 +83,9 @@ fn refuses_names_it_does_not_list(source: &dyn Source) {
 
 fn reads_whole_files(source: &dyn Source) {
     let whole = |path, limit| read_whole(source, path, limit);
-    assert_eq!(
-        whole("b.bin", 10).expect("ten bytes, ten allowed"),
-        b"0123456789"
-    );
+    assert_eq!(whole("b.bin", 10).expect("ten bytes, ten allowed"), b"0123456789");
     assert!(whole("sub/empty", 0).expect("an empty file").is_empty());
-    assert!(matches!(
-        whole("b.bin", 9),
-        Err(Error::TooLarge {
-            size: 10,
-            limit: 9,
-            ..
-        })
-    ));
+    assert!(matches!(whole("b.bin", 9), Err(Error::TooLarge { size: 10, limit: 9, .. })));
     assert!(matches!(whole("missing", 9), Err(Error::NoSuchFile { .. })));
 }
 
@@ -127,11 +94,8 @@ fn concurrent_reads(make: &impl Fn(&[(&str, &[u8])]) -> Box<dyn Source>) {
     const COUNT: usize = 100;
     let names: Vec<String> = (0..COUNT).map(|i| format!("part-{i:03}")).collect();
     let bodies: Vec<Vec<u8>> = (0..COUNT).map(|i| vec![i as u8; 64 + i]).collect();
-    let files: Vec<(&str, &[u8])> = names
-        .iter()
-        .zip(&bodies)
-        .map(|(name, body)| (name.as_str(), body.as_slice()))
-        .collect();
+    let files: Vec<(&str, &[u8])> =
+        names.iter().zip(&bodies).map(|(name, body)| (name.as_str(), body.as_slice())).collect();
     let source = make(&files);
     std::thread::scope(|scope| {
         for stride in [1, 3, 7, 9] {

@@ -99,13 +99,11 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn least(self, a: Self::F) -> f32 {
-        a.into_iter()
-            .fold(f32::INFINITY, |x, y| if y < x { y } else { x })
+        a.into_iter().fold(f32::INFINITY, |x, y| if y < x { y } else { x })
     }
     #[inline(always)]
     fn greatest(self, a: Self::F) -> f32 {
-        a.into_iter()
-            .fold(f32::NEG_INFINITY, |x, y| if y > x { y } else { x })
+        a.into_iter().fold(f32::NEG_INFINITY, |x, y| if y > x { y } else { x })
     }
 
     #[inline(always)]
@@ -132,14 +130,7 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn load32(self, from: &[u8; 32]) -> Self::I {
-        from_fn(|i| {
-            u32::from_le_bytes([
-                from[4 * i],
-                from[4 * i + 1],
-                from[4 * i + 2],
-                from[4 * i + 3],
-            ])
-        })
+        from_fn(|i| u32::from_le_bytes([from[4 * i], from[4 * i + 1], from[4 * i + 2], from[4 * i + 3]]))
     }
     #[inline(always)]
     fn load16(self, from: &[u8; 16]) -> Self::I {

@@ -30,13 +30,8 @@ fn cases(file: &SafeTensors<'_>) -> Vec<(String, Float)> {
     let mut cases = Vec::new();
     for dtype in DTYPES {
         let prefix = format!("{}/", dtype_name(dtype));
-        let names = file
-            .names()
-            .into_iter()
-            .filter(|name| name.starts_with(&prefix));
-        cases.extend(
-            names.filter_map(|name| Some((name.strip_suffix("/input")?.to_owned(), dtype))),
-        );
+        let names = file.names().into_iter().filter(|name| name.starts_with(&prefix));
+        cases.extend(names.filter_map(|name| Some((name.strip_suffix("/input")?.to_owned(), dtype))));
     }
     cases.sort_by(|a, b| a.0.cmp(&b.0));
     cases
@@ -81,13 +76,7 @@ fn compare(
             };
             for isa in Isa::available() {
                 let made = quantize(isa, format, rounding, dtype, &input);
-                check(
-                    &format!("{case} {format} {isa}"),
-                    format,
-                    dtype,
-                    made,
-                    stored.clone(),
-                );
+                check(&format!("{case} {format} {isa}"), format, dtype, made, stored.clone());
                 compared += 1;
             }
         }
@@ -98,19 +87,12 @@ fn compare(
 #[test]
 fn gpu_rule_is_what_a_gpu_stored() {
     let file = SafeTensors::deserialize(GPU).unwrap();
-    let compared = compare(
-        &file,
-        Rounding::Gpu,
-        |what, format, _, mut made, mut stored| {
-            forget_codes_of_zero_scales(format, &mut made);
-            forget_codes_of_zero_scales(format, &mut stored);
-            assert_eq!(made, stored, "{what}");
-        },
-    );
-    assert!(
-        compared >= 1000 * Isa::available().len(),
-        "only {compared} blocks in the file"
-    );
+    let compared = compare(&file, Rounding::Gpu, |what, format, _, mut made, mut stored| {
+        forget_codes_of_zero_scales(format, &mut made);
+        forget_codes_of_zero_scales(format, &mut stored);
+        assert_eq!(made, stored, "{what}");
+    });
+    assert!(compared >= 1000 * Isa::available().len(), "only {compared} blocks in the file");
 }
 
 const CPU: &[u8] = include_bytes!("../data/cpu_rule.safetensors");
@@ -133,10 +115,7 @@ fn cpu_rule_is_what_a_cpu_stored() {
         drop_sign_of_nan(dtype, &mut stored.scales);
         assert_eq!(made, stored, "{what}");
     });
-    assert!(
-        compared >= 500 * Isa::available().len(),
-        "only {compared} blocks in the file"
-    );
+    assert!(compared >= 500 * Isa::available().len(), "only {compared} blocks in the file");
 }
 
 #[test]
@@ -151,17 +130,10 @@ fn dequantize_is_what_a_cpu_gave() {
             };
             let parts = parts(&file, &case, format).unwrap();
             for isa in Isa::available() {
-                assert_eq!(
-                    dequantize(isa, format, dtype, &parts),
-                    expected,
-                    "{name} {isa}"
-                );
+                assert_eq!(dequantize(isa, format, dtype, &parts), expected, "{name} {isa}");
                 compared += 1;
             }
         }
     }
-    assert!(
-        compared >= 150 * Isa::available().len(),
-        "only {compared} blocks in the file"
-    );
+    assert!(compared >= 150 * Isa::available().len(), "only {compared} blocks in the file");
 }

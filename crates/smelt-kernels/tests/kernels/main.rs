@@ -55,22 +55,8 @@ impl Parts {
 /// Quantizes with an instruction set.
 fn quantize(isa: Isa, format: Format, rounding: Rounding, dtype: Float, input: &[u8]) -> Parts {
     let mut parts = Parts::empty(format, dtype, input.len());
-    let Parts {
-        codes,
-        scales,
-        biases,
-    } = &mut parts;
-    isa.quantize(
-        format,
-        rounding,
-        dtype,
-        input,
-        Packed {
-            codes,
-            scales,
-            biases,
-        },
-    );
+    let Parts { codes, scales, biases } = &mut parts;
+    isa.quantize(format, rounding, dtype, input, Packed { codes, scales, biases });
     parts
 }
 
@@ -78,13 +64,6 @@ fn quantize(isa: Isa, format: Format, rounding: Rounding, dtype: Float, input: &
 fn dequantize(isa: Isa, format: Format, dtype: Float, parts: &Parts) -> Vec<u8> {
     let groups = parts.codes.len() / format.code_bytes();
     let mut out = vec![0xA5; groups * format.group_size() * dtype.size()];
-    isa.dequantize(
-        format,
-        dtype,
-        &parts.codes,
-        &parts.scales,
-        &parts.biases,
-        &mut out,
-    );
+    isa.dequantize(format, dtype, &parts.codes, &parts.scales, &parts.biases, &mut out);
     out
 }
