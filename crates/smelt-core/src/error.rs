@@ -380,6 +380,14 @@ pub enum Error {
         /// What is wrong.
         source: FamilyError,
     },
+    /// A family file that can't be read.
+    #[error("cannot read the family file `{file}`")]
+    FamilyFile {
+        /// The file.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A checkpoint that does not fit its family.
     #[error("the checkpoint does not fit the family `{family}`:{problems}")]
     Layout {
@@ -397,6 +405,12 @@ pub enum Error {
         storage: String,
         /// Whether by MLX.
         mlx: bool,
+    },
+    /// A format that MLX does not store.
+    #[error("{why}")]
+    Format {
+        /// Which there are.
+        why: String,
     },
     /// An override that can't be understood.
     #[error("override `{text}`: {why}")]

@@ -1,0 +1,175 @@
+//! What can be typed. The doc comments are the help texts.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use smelt_core::units::parse_bytes;
+
+/// Turn a Hugging Face checkpoint into a quantized MLX model, in bounded memory
+#[derive(Debug, Parser)]
+#[command(name = "smelt", version, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write a quantized model
+    #[command(after_help = "Example: smelt quantize Qwen3-30B-A3B --bits 4 --override 'lm_head=6'")]
+    Quantize(QuantizeArgs),
+    /// Show what `quantize` would write, without reading a weight
+    Plan(PlanArgs),
+    /// Say what a checkpoint is, and what would be in the way
+    Inspect(InspectArgs),
+    /// List the model families that smelt knows
+    Families(FamiliesArgs),
+}
+
+impl Command {
+    /// Whether standard output is to carry JSON alone.
+    pub(crate) fn wants_json(&self) -> bool {
+        match self {
+            Self::Quantize(args) => args.plan.json,
+            Self::Plan(args) => args.json,
+            Self::Inspect(args) => args.json,
+            Self::Families(args) => args.json,
+        }
+    }
+}
+
+/// Where the weights come from and how they are stored.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlanArgs {
+    /// Directory of the checkpoint: config.json, safetensors shards, tokenizer files
+    pub(crate) model: PathBuf,
+
+    /// Bits of a weight: 2, 3, 4, 5, 6 or 8. Four is the usual choice; below, large models suffer
+    /// least [default: 4, or what the mode has]
+    #[arg(long, value_name = "N")]
+    pub(crate) bits: Option<u8>,
+
+    /// Weights that share a scale: 32, 64 or 128. Smaller is more exact, larger and slower
+    /// [default: 64, or what the mode has]
+    #[arg(long, value_name = "N")]
+    pub(crate) group_size: Option<usize>,
+
+    /// How codes become weights: `affine` fits most; the others store what newer hardware
+    /// multiplies directly; `none` converts names and layout only
+    #[arg(long, value_enum, default_value = "affine")]
+    pub(crate) mode: ModeArg,
+
+    /// Whose ties are followed: `gpu` gives the bits that a Mac writes, `cpu` those that MLX
+    /// writes on a CPU
+    #[arg(long, value_enum, default_value = "gpu")]
+    pub(crate) rounding: RoundingArg,
+
+    /// Store modules whose path matches REGEX in another format, or as they are with `keep`. Can be
+    /// repeated; the last match wins
+    #[arg(long = "override", value_name = "REGEX=BITS[:GROUP[:MODE]]|keep")]
+    pub(crate) overrides: Vec<String>,
+
+    /// Type of scales and of what is not quantized: `keep` leaves the checkpoint's, `f16` suits M1
+    /// and M2
+    #[arg(long, value_enum, default_value = "keep")]
+    pub(crate) dtype: DtypeArg,
+
+    /// Use this family file instead of the ones inside smelt, for an architecture of your own
+    #[arg(long, value_name = "FILE")]
+    pub(crate) family: Option<PathBuf>,
+
+    /// Fail where something could only be done differently from what was asked
+    #[arg(long)]
+    pub(crate) strict: bool,
+
+    /// Go on when a weight holds NaN or infinity
+    #[arg(long)]
+    pub(crate) allow_nonfinite: bool,
+
+    /// Memory for the whole process, such as 64MiB or 4G: more lets more blocks be on their way at
+    /// once [default: 1GiB or a quarter of what is free, whichever is less]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) max_memory: Option<u64>,
+
+    /// Threads that compute; the result does not depend on it [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+
+    /// Write JSON to standard output (docs/json.md describes it)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct QuantizeArgs {
+    #[command(flatten)]
+    pub(crate) plan: PlanArgs,
+
+    /// Directory to write, new or empty [default: the checkpoint's name with -4bit, -mxfp4 and so
+    /// on, beside it]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Show the plan and stop before anything is written
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// Directory of the checkpoint
+    pub(crate) model: PathBuf,
+
+    /// Use this family file instead of the ones inside smelt
+    #[arg(long, value_name = "FILE")]
+    pub(crate) family: Option<PathBuf>,
+
+    /// Write JSON to standard output (docs/json.md describes it)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct FamiliesArgs {
+    /// Write JSON to standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeArg {
+    /// Integer codes with a scale and a bias for each group
+    Affine,
+    /// 4-bit floats, groups of 32
+    Mxfp4,
+    /// 8-bit floats, groups of 32
+    Mxfp8,
+    /// 4-bit floats, groups of 16
+    Nvfp4,
+    /// Nothing is quantized
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoundingArg {
+    /// Halves to even
+    Cpu,
+    /// Halves away from zero
+    Gpu,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DtypeArg {
+    /// As in the checkpoint
+    Keep,
+    /// bfloat16
+    Bf16,
+    /// IEEE half
+    F16,
+    /// IEEE single
+    F32,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_bytes(text).ok_or_else(|| "a size such as 64MiB, 1.5G or 4096 is needed".to_owned())
+}

@@ -1,0 +1,105 @@
+//! One module for each command, and what they share: opening a checkpoint, making its plan.
+
+pub(crate) mod families;
+pub(crate) mod inspect;
+pub(crate) mod plan;
+pub(crate) mod quantize;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use smelt_core::Error;
+use smelt_core::checkpoint::{Checkpoint, DType};
+use smelt_core::layout::Family;
+use smelt_core::plan::{Memory, Options, Override, Plan, Schedule, family_of, options};
+use smelt_core::source::LocalSource;
+use smelt_kernels::{Format, Mode, Rounding};
+
+use crate::args::{DtypeArg, ModeArg, PlanArgs, RoundingArg};
+use crate::printer::Printer;
+use crate::system;
+
+/// The default budget where memory is plentiful.
+const DEFAULT_MEMORY: u64 = 1 << 30;
+
+/// The smallest default budget: below, `--max-memory` has to say so.
+const LEAST_MEMORY: u64 = 64 << 20;
+
+/// A checkpoint with the plan made for it.
+pub(crate) struct Planned {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) plan: Plan,
+    pub(crate) schedule: Schedule,
+}
+
+/// Opens a checkpoint and plans what was asked, telling what will be different.
+pub(crate) fn planned(args: &PlanArgs, printer: &Printer) -> anyhow::Result<Planned> {
+    let options = options(args)?;
+    let checkpoint = open(&args.model)?;
+    let own = args.family.as_deref().map(read_family).transpose()?;
+    let family = family_of(&checkpoint, own.as_ref())?;
+    let plan = Plan::new(&checkpoint, family, &options)?;
+    for note in &plan.notes {
+        printer.event("note", &serde_json::to_value(note)?);
+        printer.warning(&note.to_string());
+    }
+    let schedule = plan.schedule(memory(args))?;
+    Ok(Planned { checkpoint, plan, schedule })
+}
+
+pub(crate) fn open(model: &Path) -> Result<Checkpoint, Error> {
+    Checkpoint::open(Arc::new(LocalSource::open(model)?))
+}
+
+/// Reads a family file of the user.
+pub(crate) fn read_family(path: &Path) -> Result<Family, Error> {
+    let file = path.display().to_string();
+    let text = fs::read_to_string(path).map_err(|source| Error::FamilyFile { file: file.clone(), source })?;
+    Family::parse(&text).map_err(|source| Error::Family { file, source })
+}
+
+fn memory(args: &PlanArgs) -> Memory {
+    let default = || (system::available_memory() / 4).clamp(LEAST_MEMORY, DEFAULT_MEMORY);
+    Memory {
+        limit: args.max_memory.unwrap_or_else(default),
+        threads: args.threads.map_or_else(system::cores, usize::from),
+    }
+}
+
+fn options(args: &PlanArgs) -> Result<Options, Error> {
+    let format = format(args)?;
+    let overrides = args.overrides.iter().map(|text| Override::parse(text, format));
+    Ok(Options {
+        format,
+        rounding: match args.rounding {
+            RoundingArg::Cpu => Rounding::Cpu,
+            RoundingArg::Gpu => Rounding::Gpu,
+        },
+        dtype: match args.dtype {
+            DtypeArg::Keep => None,
+            DtypeArg::Bf16 => Some(DType::BF16),
+            DtypeArg::F16 => Some(DType::F16),
+            DtypeArg::F32 => Some(DType::F32),
+        },
+        overrides: overrides.collect::<Result<_, _>>()?,
+        strict: args.strict,
+        allow_nonfinite: args.allow_nonfinite,
+        ..Options::default()
+    })
+}
+
+/// The format of the run; bits and group size that are not given are the mode's.
+fn format(args: &PlanArgs) -> Result<Option<Format>, Error> {
+    let mode = match args.mode {
+        ModeArg::Affine => Mode::Affine,
+        ModeArg::Mxfp4 => Mode::Mxfp4,
+        ModeArg::Mxfp8 => Mode::Mxfp8,
+        ModeArg::Nvfp4 => Mode::Nvfp4,
+        ModeArg::None => return Ok(None),
+    };
+    let (bits, group_size) = mode.defaults();
+    let (bits, group_size) = (args.bits.unwrap_or(bits), args.group_size.unwrap_or(group_size));
+    let format = Format::new(mode, bits, group_size);
+    format.map(Some).ok_or_else(|| Error::Format { why: options::unknown(mode, bits, group_size) })
+}

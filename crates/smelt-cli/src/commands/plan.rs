@@ -1,0 +1,17 @@
+//! `smelt plan`: what `quantize` would write.
+
+use crate::args::PlanArgs;
+use crate::commands::{Planned, planned};
+use crate::format;
+use crate::printer::Printer;
+
+pub(crate) fn run(args: &PlanArgs, printer: &Printer) -> anyhow::Result<()> {
+    // The JSON of a plan is one document, so its notes are not told as events.
+    let Planned { plan, schedule, .. } = planned(args, &Printer::new(false))?;
+    if printer.is_json() {
+        printer.data(&format!("{}\n", serde_json::to_string(&plan)?));
+    } else {
+        printer.data(&format::plan(&plan, schedule, None));
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! Tables and numbers for people.
+
+use smelt_core::layout::Role;
+use smelt_core::plan::{Plan, Schedule};
+use smelt_core::units::bytes;
+
+/// The largest tensors that stay unquantized are worth a look; more than this many are noise.
+const LARGEST: usize = 5;
+
+/// Smaller unquantized tensors (norms, biases) are meant to be so.
+const WORTH_NAMING: u64 = 1 << 20;
+
+/// A count with three digits: `30.5 B`.
+pub(crate) fn count(value: u64) -> String {
+    const UNITS: [&str; 4] = ["", " K", " M", " B"];
+    let mut scaled = value as f64;
+    let mut unit = 0;
+    while scaled >= 999.5 && unit + 1 < UNITS.len() {
+        scaled /= 1000.0;
+        unit += 1;
+    }
+    let decimals = if unit == 0 || scaled >= 99.95 { 0 } else { 1 + usize::from(scaled < 9.995) };
+    format!("{scaled:.decimals$}{}", UNITS[unit])
+}
+
+/// Rows of cells as a table: the first column to the left, the others to the right, the last as
+/// it is.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = widths[column];
+            let cell = match column {
+                0 => format!("{cell:width$}"),
+                last if last + 1 == columns => format!("  {cell}"),
+                _ => format!("  {cell:>width$}"),
+            };
+            line.push_str(&cell);
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A plan by role, with totals, what stays large, and what it takes.
+pub(crate) fn plan(plan: &Plan, schedule: Schedule, free: Option<u64>) -> String {
+    let mut rows =
+        vec![["role", "parameters", "bits", "size", "share", "stored as"].map(str::to_owned).to_vec()];
+    let totals = &plan.totals;
+    for (role, sums) in &totals.roles {
+        let formats = sums.formats.iter().map(|(name, count)| format!("{count} × {name}"));
+        rows.push(row(
+            role.name(),
+            sums.parameters,
+            sums.bytes,
+            totals.tensor_bytes,
+            formats.collect::<Vec<_>>().join(", "),
+        ));
+    }
+    rows.push(row("total", totals.parameters, totals.tensor_bytes, totals.tensor_bytes, String::new()));
+    let mut text = table(&rows);
+    text.push('\n');
+    text.push_str(&facts(plan, schedule, free));
+    text
+}
+
+fn row(name: &str, parameters: u64, size: u64, total: u64, formats: String) -> Vec<String> {
+    let share = if total == 0 { 0.0 } else { 100.0 * size as f64 / total as f64 };
+    let bits = if parameters == 0 { 0.0 } else { 8.0 * size as f64 / parameters as f64 };
+    vec![
+        name.to_owned(),
+        count(parameters),
+        format!("{bits:.2}"),
+        bytes(size),
+        format!("{share:.1} %"),
+        formats,
+    ]
+}
+
+fn facts(plan: &Plan, schedule: Schedule, free: Option<u64>) -> String {
+    let totals = &plan.totals;
+    let mut rows = vec![
+        fact("bits per weight", format!("{:.3}", totals.bits_per_weight)),
+        fact("files", files(plan)),
+        fact("left out", left_out(plan)),
+        fact("peak memory", format!("at most {}", bytes(plan.peak_memory(schedule)))),
+    ];
+    let needed = bytes(totals.disk_bytes());
+    rows.push(fact(
+        "disk",
+        free.map_or(needed.clone(), |free| format!("{needed} needed, {} free", bytes(free))),
+    ));
+    let large = largest_unquantized(plan);
+    if !large.is_empty() {
+        rows.push(fact("largest unquantized", large.join(", ")));
+    }
+    table(&rows)
+}
+
+fn fact(name: &str, value: String) -> Vec<String> {
+    vec![name.to_owned(), value]
+}
+
+fn files(plan: &Plan) -> String {
+    let shards = plan.shards.len();
+    let plural = if shards == 1 { "" } else { "s" };
+    format!(
+        "{shards} shard{plural} of {} in all, {} side files",
+        bytes(plan.totals.file_bytes),
+        plan.side_files.len()
+    )
+}
+
+/// How many tensors are dropped, by reason.
+fn left_out(plan: &Plan) -> String {
+    let mut reasons: Vec<(&str, usize)> = Vec::new();
+    for dropped in &plan.dropped {
+        match reasons.iter_mut().find(|(why, _)| *why == dropped.why) {
+            Some((_, count)) => *count += 1,
+            None => reasons.push((&dropped.why, 1)),
+        }
+    }
+    match reasons.is_empty() {
+        true => "no tensor".to_owned(),
+        false => reasons.iter().map(|(why, count)| format!("{count} × {why}")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn largest_unquantized(plan: &Plan) -> Vec<String> {
+    let worth_naming = |task: &&smelt_core::plan::Task| {
+        task.format.is_none() && task.bytes() >= WORTH_NAMING && task.role != Role::Norm
+    };
+    let mut tasks: Vec<_> = plan.tasks.iter().filter(worth_naming).collect();
+    tasks.sort_by_key(|task| std::cmp::Reverse(task.bytes()));
+    tasks.iter().take(LARGEST).map(|task| format!("{} ({})", task.name, bytes(task.bytes()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count;
+
+    #[test]
+    fn counts_have_three_digits() {
+        assert_eq!(
+            [7, 999, 1000, 2_830_000, 396_000_000_000].map(count),
+            ["7", "999", "1.00 K", "2.83 M", "396 B"]
+        );
+    }
+}

@@ -1,0 +1,70 @@
+//! Shows a run's events: a bar on a terminal, lines of JSON for a program.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use smelt_core::pipeline::{Event, Observer};
+
+use crate::printer::Printer;
+
+/// A program does not need to hear of every block.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// Follows one run.
+#[derive(Debug)]
+pub(crate) struct Progress<'a> {
+    printer: &'a Printer,
+    bar: ProgressBar,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    bytes: u64,
+    done: u64,
+    told: Instant,
+}
+
+impl<'a> Progress<'a> {
+    pub(crate) fn new(printer: &'a Printer) -> Self {
+        let bar = if printer.is_json() { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        let style = "{bar:32} {percent:>3}%  {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+        bar.set_style(ProgressStyle::with_template(style).expect("the template is fixed"));
+        let state = State { bytes: 0, done: 0, told: Instant::now() };
+        Self { printer, bar, state: Mutex::new(state) }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+        let mut state = self.state.lock().expect("nothing panics while holding it");
+        state.done += bytes;
+        if state.told.elapsed() >= EVERY || state.done == state.bytes {
+            state.told = Instant::now();
+            self.printer.event("progress", &json!({ "bytes": state.done, "of": state.bytes }));
+        }
+    }
+}
+
+impl Observer for Progress<'_> {
+    fn on(&self, event: &Event) {
+        match event {
+            Event::Started { bytes } => {
+                self.bar.set_length(*bytes);
+                self.state.lock().expect("nothing panics while holding it").bytes = *bytes;
+                self.printer.event("started", &json!({ "bytes": bytes }));
+            }
+            Event::Block { bytes } => self.advance(*bytes),
+            Event::Finished { file, bytes } => {
+                self.printer.event("file", &json!({ "name": file, "bytes": bytes }));
+            }
+            _ => {}
+        }
+    }
+}
