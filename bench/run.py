@@ -144,7 +144,7 @@ def run_in_turns(contenders: list[Contender], before: Callable[[], None]) -> Non
 
 
 def print_table(contenders: list[Contender]) -> None:
-    print("| program | wall s | min-max | wall + sync s | CPU s | peak RSS MiB | smelt = 1 |")
+    print("| program | wall s | min-max | wall + sync s | CPU s | peak RSS MiB | x smelt |")
     print("|---|---|---|---|---|---|---|")
     unit = median(contenders[0].runs, "wall")
     for c in contenders:
