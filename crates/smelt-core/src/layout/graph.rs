@@ -14,7 +14,10 @@ use crate::checkpoint::{DType, TensorId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NodeId(u32);
 
-/// Arithmetic on two tensors of one dtype, the second broadcast to the first.
+/// An operation on two tensors of one dtype, the second broadcast to the first.
+///
+/// Floats are widened to f32, computed once and rounded, integers wrap, as in MLX. Comparisons give
+/// BOOL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BinaryOp {
@@ -24,8 +27,99 @@ pub enum BinaryOp {
     Sub,
     /// `a * b`
     Mul,
-    /// `a / b`
+    /// `a / b`, of floats
     Div,
+    /// The larger; NaN if either is
+    Max,
+    /// The smaller; NaN if either is
+    Min,
+    /// `a << b`, of integers
+    Shl,
+    /// `a >> b`, of integers
+    Shr,
+    /// Bits in both, of integers and BOOL
+    And,
+    /// Bits in either, of integers and BOOL
+    Or,
+    /// `a == b`
+    Equal,
+    /// `a != b`
+    Unequal,
+    /// `a < b`
+    Less,
+    /// `a <= b`
+    LessEqual,
+    /// `a > b`
+    Greater,
+    /// `a >= b`
+    GreaterEqual,
+}
+
+impl BinaryOp {
+    /// Whether the result is BOOL.
+    pub const fn compares(self) -> bool {
+        matches!(
+            self,
+            Self::Equal | Self::Unequal | Self::Less | Self::LessEqual | Self::Greater | Self::GreaterEqual
+        )
+    }
+
+    /// Whether there is such an operation on elements of this dtype.
+    fn takes(self, dtype: DType) -> bool {
+        match self {
+            Self::Div => dtype.float().is_some(),
+            Self::Shl | Self::Shr => dtype.is_integer(),
+            Self::And | Self::Or => dtype.is_integer() || dtype == DType::Bool,
+            Self::Equal | Self::Unequal => dtype.is_number() || dtype == DType::Bool,
+            _ => dtype.is_number(),
+        }
+    }
+}
+
+/// An operation on each element, in the node's dtype.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnaryOp {
+    /// `-a`
+    Negative,
+    /// `|a|`
+    Abs,
+    /// `a * a`
+    Square,
+    /// The next whole number below, of floats
+    Floor,
+    /// The square root, of floats
+    Sqrt,
+    /// The logarithm to base 2, of floats; computed in double
+    Log2,
+    /// The exponential, of floats; computed in double
+    Exp,
+    /// `1 / (1 + exp(-a))`, of floats; computed in double
+    Sigmoid,
+}
+
+impl UnaryOp {
+    /// Whether MLX defines the last bit of the result.
+    pub const fn is_exact(self) -> bool {
+        !matches!(self, Self::Log2 | Self::Exp | Self::Sigmoid)
+    }
+
+    fn takes(self, dtype: DType) -> bool {
+        match self {
+            Self::Negative | Self::Abs | Self::Square => dtype.is_number(),
+            _ => dtype.float().is_some(),
+        }
+    }
+}
+
+/// What several elements are gathered into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReduceOp {
+    /// Their sum: of floats in double and rounded once, because MLX defines no order; integers wrap
+    Sum,
+    /// The square root of the sum of their squares, in double and rounded once
+    Norm,
 }
 
 /// What a node computes.
@@ -68,11 +162,72 @@ pub enum Op {
     },
     /// The same elements in row-major order under another shape.
     Reshape(NodeId),
-    /// Each element rounded to the node's dtype, to nearest even.
+    /// Each element as the node's dtype: floats to nearest even, floats to integers towards zero.
     Cast(NodeId),
+    /// The same bits as another dtype; where its elements are wider or narrower, the last axis is
+    /// shorter or longer.
+    Bitcast(NodeId),
+    /// Bytes of E4M3 as floats.
+    FromFp8(NodeId),
     /// One number, with no axes: the bits of an f64, rounded to the node's dtype.
     Scalar(u64),
-    /// Arithmetic in the node's dtype: widen, one operation, round.
+    /// A tensor that the layout itself holds.
+    Const(#[serde(with = "hex")] Box<[u8]>),
+    /// Each element by itself.
+    Unary {
+        /// The operation.
+        op: UnaryOp,
+        /// The tensor.
+        input: NodeId,
+    },
+    /// A tensor with axes of one element repeated, and axes added in front, to the node's shape.
+    Broadcast(NodeId),
+    /// Each element of an axis `count` times in a row.
+    Repeat {
+        /// The tensor.
+        input: NodeId,
+        /// The axis.
+        axis: usize,
+        /// How many times.
+        count: u64,
+    },
+    /// A tensor with a border of one number around it, up to the node's shape.
+    Pad {
+        /// The tensor.
+        input: NodeId,
+        /// How many elements come before it, on each axis.
+        low: Box<[u64]>,
+        /// The number, as in [`Op::Scalar`].
+        value: u64,
+    },
+    /// The elements of an axis at the positions that an integer tensor holds.
+    Take {
+        /// The tensor.
+        input: NodeId,
+        /// The axis, whose place the axes of `indices` take.
+        axis: usize,
+        /// The positions.
+        indices: NodeId,
+    },
+    /// Elements of `yes` where `test` holds, of `no` elsewhere; all of the node's shape.
+    Where {
+        /// A BOOL tensor.
+        test: NodeId,
+        /// Taken where it holds.
+        yes: NodeId,
+        /// Taken elsewhere.
+        no: NodeId,
+    },
+    /// The elements along some axes gathered into one; these axes keep one element.
+    Reduce {
+        /// The operation.
+        op: ReduceOp,
+        /// The tensor.
+        input: NodeId,
+        /// The axes, ascending.
+        axes: Box<[usize]>,
+    },
+    /// Arithmetic on two tensors.
     Binary {
         /// The operation.
         op: BinaryOp,
@@ -164,9 +319,19 @@ pub enum OpError {
         /// Its dtype.
         right_dtype: DType,
     },
-    /// Arithmetic or a cast that MLX does not do on this dtype, or smelt can't.
-    #[error("no arithmetic on dtype {0}")]
+    /// An operation that MLX does not do on this dtype, or smelt can't.
+    #[error("no such operation on dtype {0}")]
     Dtype(DType),
+    /// A constant whose bytes are not those of its shape.
+    #[error("{bytes} bytes for a constant of shape {shape:?} and dtype {dtype}")]
+    Constant {
+        /// Bytes given.
+        bytes: usize,
+        /// The shape.
+        shape: Box<[u64]>,
+        /// The dtype.
+        dtype: DType,
+    },
 }
 
 type Made = Result<NodeId, OpError>;
@@ -335,10 +500,10 @@ impl Graph {
         Ok(self.add(Op::Reshape(input), node.dtype, shape.to_vec()))
     }
 
-    /// Each element rounded to another dtype.
+    /// Each element as another dtype.
     ///
     /// # Errors
-    /// [`OpError`] if either dtype is not bf16, f16 or f32.
+    /// [`OpError`] if either dtype is not a number or BOOL that MLX computes with.
     pub fn cast(&mut self, input: NodeId, dtype: DType) -> Made {
         let node = self.node(input);
         if node.dtype == dtype {
@@ -346,9 +511,49 @@ impl Graph {
         }
         let shape = node.shape.to_vec();
         for side in [node.dtype, dtype] {
-            side.float().ok_or(OpError::Dtype(side))?;
+            check(side.is_number() || side == DType::Bool, side)?;
         }
         Ok(self.add(Op::Cast(input), dtype, shape))
+    }
+
+    /// The same bits as another dtype.
+    ///
+    /// # Errors
+    /// [`OpError`] if the last axis does not divide into elements of that dtype.
+    pub fn bitcast(&mut self, input: NodeId, dtype: DType) -> Made {
+        let node = self.node(input).clone();
+        if node.dtype == dtype {
+            return Ok(input);
+        }
+        check(whole_bytes(node.dtype), node.dtype)?;
+        check(whole_bytes(dtype), dtype)?;
+        let mut shape = node.shape.to_vec();
+        if node.dtype.bits() != dtype.bits() {
+            let last = shape.last_mut().ok_or(OpError::NoSuchAxis { axis: 0, shape: node.shape.clone() })?;
+            let bits = *last * node.dtype.bits();
+            check(bits.is_multiple_of(dtype.bits()), dtype)?;
+            *last = bits / dtype.bits();
+        }
+        let input = match node.op {
+            Op::Bitcast(inner) => inner,
+            _ => input,
+        };
+        if self.node(input).dtype == dtype {
+            return Ok(input);
+        }
+        Ok(self.add(Op::Bitcast(input), dtype, shape))
+    }
+
+    /// Bytes of E4M3 as floats of a dtype.
+    ///
+    /// # Errors
+    /// [`OpError`] if the input is not of bytes or the dtype no float.
+    pub fn from_fp8(&mut self, input: NodeId, dtype: DType) -> Made {
+        let node = self.node(input);
+        check(matches!(node.dtype, DType::U8 | DType::F8E4M3), node.dtype)?;
+        check(dtype.float().is_some(), dtype)?;
+        let shape = node.shape.to_vec();
+        Ok(self.add(Op::FromFp8(input), dtype, shape))
     }
 
     /// One number, rounded to `dtype`.
@@ -356,23 +561,154 @@ impl Graph {
         self.add(Op::Scalar(value.to_bits()), dtype, Vec::new())
     }
 
+    /// A tensor that the layout itself holds, row-major and little endian.
+    ///
+    /// # Errors
+    /// [`OpError`] if there are not as many bytes as the shape asks for.
+    pub fn constant(&mut self, data: &[u8], dtype: DType, shape: &[u64]) -> Made {
+        let elements = shape.iter().try_fold(1u64, |total, &size| total.checked_mul(size));
+        let bytes = elements.and_then(|elements| dtype.bytes(elements));
+        if bytes != Some(data.len() as u64) || !whole_bytes(dtype) {
+            return Err(OpError::Constant { bytes: data.len(), shape: shape.into(), dtype });
+        }
+        Ok(self.add(Op::Const(data.into()), dtype, shape.to_vec()))
+    }
+
+    /// An operation on each element.
+    ///
+    /// # Errors
+    /// [`OpError`] if there is no such operation on the dtype.
+    pub fn unary(&mut self, op: UnaryOp, input: NodeId) -> Made {
+        let node = self.node(input);
+        check(op.takes(node.dtype), node.dtype)?;
+        let (dtype, shape) = (node.dtype, node.shape.to_vec());
+        Ok(self.add(Op::Unary { op, input }, dtype, shape))
+    }
+
+    /// A tensor repeated to a shape, aligned at the last axis.
+    ///
+    /// # Errors
+    /// [`OpError`] if it does not broadcast to that shape.
+    pub fn broadcast(&mut self, input: NodeId, shape: &[u64]) -> Made {
+        let node = self.node(input);
+        if *node.shape == *shape {
+            return Ok(input);
+        }
+        if !broadcasts(&node.shape, shape) {
+            return Err(OpError::Reshape { from: node.shape.clone(), to: shape.into() });
+        }
+        let dtype = node.dtype;
+        Ok(self.add(Op::Broadcast(input), dtype, shape.to_vec()))
+    }
+
+    /// Each element of an axis `count` times in a row.
+    ///
+    /// # Errors
+    /// [`OpError`] if there is no such axis, or the count is 0.
+    pub fn repeat(&mut self, input: NodeId, axis: usize, count: u64) -> Made {
+        let node = self.node(input);
+        check_axis(axis, &node.shape)?;
+        if count == 1 {
+            return Ok(input);
+        }
+        let (dtype, mut shape) = (node.dtype, node.shape.to_vec());
+        let size = shape[axis].checked_mul(count).filter(|&size| size > 0);
+        shape[axis] = size.ok_or(OpError::NoParts)?;
+        Ok(self.add(Op::Repeat { input, axis, count }, dtype, shape))
+    }
+
+    /// A border of `value` around a tensor: `low` elements before and `high` behind, on each axis.
+    ///
+    /// # Errors
+    /// [`OpError`] if there is not one number for each axis.
+    pub fn pad(&mut self, input: NodeId, low: &[u64], high: &[u64], value: f64) -> Made {
+        let node = self.node(input);
+        let rank = node.shape.len();
+        if low.len() != rank || high.len() != rank {
+            return Err(OpError::NoSuchAxis { axis: low.len().max(high.len()), shape: node.shape.clone() });
+        }
+        check(node.dtype.is_number(), node.dtype)?;
+        if low.iter().chain(high).all(|&size| size == 0) {
+            return Ok(input);
+        }
+        let sides = low.iter().zip(high);
+        let shape = node.shape.iter().zip(sides).map(|(size, (low, high))| low + size + high).collect();
+        let dtype = node.dtype;
+        Ok(self.add(Op::Pad { input, low: low.into(), value: value.to_bits() }, dtype, shape))
+    }
+
+    /// The elements of an axis at the positions that `indices` holds.
+    ///
+    /// # Errors
+    /// [`OpError`] if there is no such axis, or the positions are no integers.
+    pub fn take(&mut self, input: NodeId, axis: usize, indices: NodeId) -> Made {
+        let (node, positions) = (self.node(input), self.node(indices));
+        check_axis(axis, &node.shape)?;
+        check(positions.dtype.is_integer(), positions.dtype)?;
+        let (dtype, mut shape) = (node.dtype, node.shape.to_vec());
+        shape.splice(axis..=axis, positions.shape.iter().copied());
+        Ok(self.add(Op::Take { input, axis, indices }, dtype, shape))
+    }
+
+    /// Elements of `yes` where `test` holds, of `no` elsewhere.
+    ///
+    /// # Errors
+    /// [`OpError`] if `test` is not BOOL or the others differ in dtype or shape.
+    pub fn choose(&mut self, test: NodeId, yes: NodeId, no: NodeId) -> Made {
+        let (condition, a) = (self.node(test), self.node(yes).clone());
+        check(condition.dtype == DType::Bool, condition.dtype)?;
+        for (index, part) in [test, no].into_iter().enumerate() {
+            let part = self.node(part);
+            if part.shape != a.shape || (index == 1 && part.dtype != a.dtype) {
+                return Err(operands(&a, part));
+            }
+        }
+        Ok(self.add(Op::Where { test, yes, no }, a.dtype, a.shape.to_vec()))
+    }
+
+    /// Gathers the elements along some axes; these keep one element.
+    ///
+    /// # Errors
+    /// [`OpError`] if there is no such axis, or no such operation on the dtype.
+    pub fn reduce(&mut self, op: ReduceOp, input: NodeId, axes: &[usize]) -> Made {
+        let node = self.node(input);
+        check(node.dtype.float().is_some() || (op == ReduceOp::Sum && node.dtype.is_integer()), node.dtype)?;
+        let mut axes = axes.to_vec();
+        axes.sort_unstable();
+        axes.dedup();
+        let (dtype, mut shape) = (node.dtype, node.shape.to_vec());
+        for &axis in &axes {
+            check_axis(axis, &shape)?;
+            shape[axis] = 1;
+        }
+        Ok(self.add(Op::Reduce { op, input, axes: axes.into() }, dtype, shape))
+    }
+
     /// `left op right`, with `right` broadcast to `left`.
     ///
     /// # Errors
-    /// [`OpError`] if the dtypes differ or are not bf16, f16 or f32, or the shapes don't broadcast.
+    /// [`OpError`] if the dtypes differ, the shapes don't broadcast, or there is no such operation
+    /// on the dtype.
     pub fn binary(&mut self, op: BinaryOp, left: NodeId, right: NodeId) -> Made {
         let (a, b) = (self.node(left), self.node(right));
         if a.dtype != b.dtype || !broadcasts(&b.shape, &a.shape) {
-            return Err(OpError::Operands {
-                left: a.shape.clone(),
-                left_dtype: a.dtype,
-                right: b.shape.clone(),
-                right_dtype: b.dtype,
-            });
+            return Err(operands(a, b));
         }
-        a.dtype.float().ok_or(OpError::Dtype(a.dtype))?;
-        let (dtype, shape) = (a.dtype, a.shape.to_vec());
+        check(op.takes(a.dtype), a.dtype)?;
+        let dtype = if op.compares() { DType::Bool } else { a.dtype };
+        let shape = a.shape.to_vec();
         Ok(self.add(Op::Binary { op, left, right }, dtype, shape))
+    }
+
+    /// Whether MLX defines every bit of a node; where it does not, smelt computes in double.
+    pub fn is_exact(&self, id: NodeId) -> bool {
+        let node = self.node(id);
+        let own = match &node.op {
+            Op::Unary { op, .. } => op.is_exact(),
+            Op::Reduce { .. } => node.dtype.float().is_none(),
+            _ => true,
+        };
+        own && node.op.inputs().all(|input| self.is_exact(input))
     }
 
     /// The tensors of the checkpoint that a node is made of, in order, each as often as it occurs.
@@ -383,21 +719,54 @@ impl Graph {
     }
 
     fn visit(&self, id: NodeId, found: &mut Vec<TensorId>) {
-        match &self.node(id).op {
-            Op::Source(tensor) => found.push(*tensor),
-            Op::Stack { inputs, .. } | Op::Concat { inputs, .. } => {
-                inputs.iter().for_each(|&input| self.visit(input, found));
-            }
-            Op::Slice { input, .. } | Op::Transpose { input, .. } | Op::Reshape(input) | Op::Cast(input) => {
-                self.visit(*input, found);
-            }
-            Op::Scalar(_) => {}
-            Op::Binary { left, right, .. } => {
-                self.visit(*left, found);
-                self.visit(*right, found);
-            }
+        let op = &self.node(id).op;
+        if let Op::Source(tensor) = op {
+            found.push(*tensor);
         }
+        op.inputs().for_each(|input| self.visit(input, found));
     }
+}
+
+impl Op {
+    /// The nodes that it is computed from, in order.
+    pub fn inputs(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let (list, single): (&[NodeId], [Option<NodeId>; 3]) = match self {
+            Self::Stack { inputs, .. } | Self::Concat { inputs, .. } => (inputs, [None; 3]),
+            Self::Source(_) | Self::Scalar(_) | Self::Const(_) => (&[], [None; 3]),
+            Self::Slice { input, .. }
+            | Self::Transpose { input, .. }
+            | Self::Reshape(input)
+            | Self::Cast(input)
+            | Self::Bitcast(input)
+            | Self::FromFp8(input)
+            | Self::Unary { input, .. }
+            | Self::Broadcast(input)
+            | Self::Repeat { input, .. }
+            | Self::Pad { input, .. }
+            | Self::Reduce { input, .. } => (&[], [Some(*input), None, None]),
+            Self::Take { input, indices, .. } => (&[], [Some(*input), Some(*indices), None]),
+            Self::Binary { left, right, .. } => (&[], [Some(*left), Some(*right), None]),
+            Self::Where { test, yes, no } => (&[], [Some(*test), Some(*yes), Some(*no)]),
+        };
+        list.iter().copied().chain(single.into_iter().flatten())
+    }
+}
+
+fn operands(a: &Node, b: &Node) -> OpError {
+    OpError::Operands {
+        left: a.shape.clone(),
+        left_dtype: a.dtype,
+        right: b.shape.clone(),
+        right_dtype: b.dtype,
+    }
+}
+
+fn check(fine: bool, dtype: DType) -> Result<(), OpError> {
+    if fine { Ok(()) } else { Err(OpError::Dtype(dtype)) }
+}
+
+fn whole_bytes(dtype: DType) -> bool {
+    dtype.bits().is_multiple_of(8)
 }
 
 fn check_axis(axis: usize, shape: &[u64]) -> Result<(), OpError> {
@@ -407,4 +776,23 @@ fn check_axis(axis: usize, shape: &[u64]) -> Result<(), OpError> {
 /// Whether a tensor of shape `small` is repeated to fill `large`, aligned at the last axis.
 fn broadcasts(small: &[u64], large: &[u64]) -> bool {
     small.len() <= large.len() && small.iter().rev().zip(large.iter().rev()).all(|(&a, &b)| a == b || a == 1)
+}
+
+/// Constants in JSON: two hexadecimal digits a byte.
+mod hex {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(data: &[u8], out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(&data.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Box<[u8]>, D::Error> {
+        let text = String::deserialize(input)?;
+        let digits: Option<Vec<u8>> =
+            text.chars().map(|digit| digit.to_digit(16).map(|value| value as u8)).collect();
+        let digits = digits.filter(|digits| digits.len() % 2 == 0);
+        let digits =
+            digits.ok_or_else(|| D::Error::custom("a constant is an even number of hexadecimal digits"))?;
+        Ok(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    }
 }

@@ -5,8 +5,8 @@
 //! to anything above: a [`family`] file today, a trace of the real library as well.
 //! [`pull`] evaluates any region of a parameter without evaluating the rest.
 
-mod arith;
 pub mod catalog;
+mod compute;
 pub mod cost;
 pub mod family;
 pub mod graph;
@@ -15,6 +15,7 @@ pub mod pool;
 pub mod pull;
 mod regroup;
 mod role;
+mod spread;
 
 pub use family::{Family, Module, ModuleClass};
 pub use graph::{Graph, NodeId};
