@@ -3,6 +3,10 @@
 use std::fmt;
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use crate::arch::avx2::Avx2;
+#[cfg(target_arch = "aarch64")]
+use crate::arch::neon::Neon;
 use crate::arch::scalar::Scalar;
 use crate::arch::{Kernel, Simd};
 
@@ -56,6 +60,10 @@ impl Isa {
     pub(crate) fn engine(self) -> Option<Engine> {
         match self {
             Self::Scalar => Some(Engine::Scalar(Scalar)),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2::new().map(Engine::Avx2),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => Neon::new().map(Engine::Neon),
             _ => None,
         }
     }
@@ -71,6 +79,10 @@ impl fmt::Display for Isa {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Engine {
     Scalar(Scalar),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
 }
 
 impl Engine {
@@ -78,6 +90,10 @@ impl Engine {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             Self::Scalar(s) => s.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(s) => s.vectorize(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(s) => s.vectorize(kernel),
         }
     }
 }

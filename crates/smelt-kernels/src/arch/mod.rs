@@ -8,6 +8,10 @@
 //! The methods are defined to the bit, NaN included, so that the instruction sets cannot differ.
 //! There is no fused multiply-add: it would round once where MLX rounds twice.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod scalar;
 
 /// Lanes of a vector.
