@@ -2,8 +2,6 @@
 //!
 //! A block of 1 MiB stays in the second-level cache, so this measures the kernels, not the memory.
 
-#![expect(missing_docs, reason = "the macros of criterion make public functions")]
-
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -85,7 +83,7 @@ fn dequantize(c: &mut Criterion) {
         for isa in Isa::available() {
             group.bench_function(format!("{format}/{isa}"), |b| {
                 b.iter(|| {
-                    isa.dequantize(format, dtype, black_box(&codes), &scales, &biases, &mut out)
+                    isa.dequantize(format, dtype, black_box(&codes), &scales, &biases, &mut out);
                 });
             });
         }

@@ -1,5 +1,9 @@
 //! Lanes as 256-bit vectors of x86-64.
 
+#[cfg_attr(
+    not(test),
+    expect(clippy::wildcard_imports, reason = "intrinsics have a prefix")
+)]
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
@@ -164,8 +168,8 @@ impl Simd for Avx2 {
         op!(_mm256_cvtepu16_epi32, cast!([u8; 16] => __m128i, *from))
     }
     #[inline(always)]
-    fn load8(self, from: &[u8; 8]) -> Self::I {
-        let bytes = op!(_mm_cvtsi64_si128, i64::from_le_bytes(*from));
+    fn load8(self, from: [u8; 8]) -> Self::I {
+        let bytes = op!(_mm_cvtsi64_si128, i64::from_le_bytes(from));
         op!(_mm256_cvtepu8_epi32, bytes)
     }
     #[inline(always)]
@@ -247,7 +251,7 @@ impl Simd for Avx2 {
         self.store32(a, to);
     }
     #[inline(always)]
-    fn from_words(self, a: [u64; 4]) -> Self::B {
+    fn block(self, a: [u64; 4]) -> Self::B {
         cast!([u64; 4] => __m256i, a)
     }
     #[inline(always)]

@@ -1,5 +1,9 @@
 //! Lanes as pairs of 128-bit vectors of 64-bit Arm.
 
+#[cfg_attr(
+    not(test),
+    expect(clippy::wildcard_imports, reason = "intrinsics have a prefix")
+)]
 use std::arch::aarch64::*;
 use std::mem::transmute;
 
@@ -170,8 +174,8 @@ impl Simd for Neon {
         ]
     }
     #[inline(always)]
-    fn load8(self, from: &[u8; 8]) -> Self::I {
-        let words = op!(vmovl_u8, cast!([u8; 8] => uint8x8_t, *from));
+    fn load8(self, from: [u8; 8]) -> Self::I {
+        let words = op!(vmovl_u8, cast!([u8; 8] => uint8x8_t, from));
         [
             op!(vmovl_u16, op!(vget_low_u16, words)),
             op!(vmovl_high_u16, words),
@@ -257,7 +261,7 @@ impl Simd for Neon {
         *to = cast!([uint64x2_t; 2] => [u8; 32], a);
     }
     #[inline(always)]
-    fn from_words(self, a: [u64; 4]) -> Self::B {
+    fn block(self, a: [u64; 4]) -> Self::B {
         cast!([u64; 4] => [uint64x2_t; 2], a)
     }
     #[inline(always)]

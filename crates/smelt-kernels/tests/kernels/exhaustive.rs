@@ -71,7 +71,7 @@ fn sixteen_bits_survive_f32() {
 fn codes_of_all(isa: Isa, mode: Mode, dtype: Float, table: &Table) -> Vec<(f32, u16)> {
     let tables = Tables::new();
     let (bits, size) = mode.defaults();
-    let format = Format::new(mode, bits, size).unwrap();
+    let format = Format::new(mode, bits, size).expect("defaults are a format");
     let greatest = table.0[table.0.len() - 1];
     let values = naive::load(&tables, dtype, &all_16());
     let values: Vec<f32> = values.into_iter().filter(|x| x.abs() <= greatest).collect();

@@ -74,7 +74,7 @@ fn compare(
 ) -> usize {
     let mut compared = 0;
     for (case, dtype) in cases(file) {
-        let input = bytes(file, &format!("{case}/input")).unwrap();
+        let input = bytes(file, &format!("{case}/input")).expect("a case has an input");
         for format in formats() {
             let Some(stored) = parts(file, &case, format) else {
                 continue;

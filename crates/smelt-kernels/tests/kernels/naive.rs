@@ -86,7 +86,7 @@ impl Tables {
                 let value = match magnitude {
                     0..0x7C00 => self.f16.0[magnitude as usize],
                     0x7C00 => f32::INFINITY,
-                    _ => f32::from_bits(0x7F80_0000 | magnitude << 13),
+                    _ => f32::from_bits(0x7FC0_0000 | magnitude << 13),
                 };
                 f32::from_bits(value.to_bits() | bits >> 15 << 31)
             }
