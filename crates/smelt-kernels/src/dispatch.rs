@@ -38,13 +38,15 @@ impl Isa {
     pub fn best() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| {
-            let available = Self::available();
             let wanted = std::env::var("SMELT_SIMD").ok();
-            let named = available
-                .iter()
-                .find(|isa| wanted.as_deref() == Some(isa.name()));
-            named.or(available.last()).copied().unwrap_or(Self::Scalar)
+            Self::choose(&Self::available(), wanted.as_deref())
         })
+    }
+
+    /// The one called `wanted` among `available`, else the last.
+    fn choose(available: &[Self], wanted: Option<&str>) -> Self {
+        let named = available.iter().find(|isa| wanted == Some(isa.name()));
+        named.or(available.last()).copied().unwrap_or(Self::Scalar)
     }
 
     /// Its name in `SMELT_SIMD` and in reports.
@@ -95,5 +97,24 @@ impl Engine {
             #[cfg(target_arch = "aarch64")]
             Self::Neon(s) => s.vectorize(kernel),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_chooses_only_among_what_is_there() {
+        let available = [Isa::Scalar, Isa::Avx2];
+        assert_eq!(Isa::choose(&available, None), Isa::Avx2);
+        assert_eq!(Isa::choose(&available, Some("scalar")), Isa::Scalar);
+        assert_eq!(Isa::choose(&available, Some("neon")), Isa::Avx2);
+        assert_eq!(Isa::choose(&[Isa::Scalar], Some("avx2")), Isa::Scalar);
+    }
+
+    #[test]
+    fn plain_rust_is_always_there_and_first() {
+        assert_eq!(Isa::available()[0], Isa::Scalar);
     }
 }
