@@ -87,10 +87,15 @@ impl Scratch {
 /// Quantizes a block; its parts fit together.
 pub(crate) fn quantize(engine: Engine, task: Task, input: &[u8], out: Packed<'_>) {
     let Task { format, dtype, .. } = task;
+    let Packed {
+        codes,
+        scales,
+        biases,
+    } = out;
     let groups = RUN / format.group_size();
-    let codes = out.codes.chunks_mut(groups * format.code_bytes());
-    let scales = out.scales.chunks_mut(groups * format.scale_bytes(dtype));
-    let mut biases = out.biases.chunks_mut(groups * format.scale_bytes(dtype));
+    let codes = codes.chunks_mut(groups * format.code_bytes());
+    let scales = scales.chunks_mut(groups * format.scale_bytes(dtype));
+    let mut biases = biases.chunks_mut(groups * format.scale_bytes(dtype));
     let mut scratch = Scratch::new();
     for ((input, codes), scales) in input.chunks(RUN * dtype.size()).zip(codes).zip(scales) {
         scratch.len = input.len() / dtype.size();
