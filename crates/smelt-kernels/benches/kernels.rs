@@ -15,9 +15,7 @@ const BLOCK: usize = 1 << 20;
 fn weights(dtype: Float) -> Vec<u8> {
     let mut state = 1u64;
     let uniform = (0..BLOCK / dtype.size()).map(|_| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         ((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 0.1
     });
     let dense: Vec<u8> = uniform.flat_map(f32::to_le_bytes).collect();
@@ -51,11 +49,7 @@ fn quantize(c: &mut Criterion) {
                     group.bench_function(format!("{format}/{isa}"), |b| {
                         b.iter(|| {
                             let (codes, scales) = (&mut codes, &mut scales);
-                            let out = Packed {
-                                codes,
-                                scales,
-                                biases: &mut biases,
-                            };
+                            let out = Packed { codes, scales, biases: &mut biases };
                             isa.quantize(format, rounding, dtype, black_box(&input), out);
                         });
                     });
@@ -75,11 +69,7 @@ fn dequantize(c: &mut Criterion) {
         // Neither zero nor special in any type of scale.
         let codes = vec![0x35; groups * format.code_bytes()];
         let scales = vec![0x3D; groups * format.scale_bytes(dtype)];
-        let biases = if format.has_biases() {
-            scales.clone()
-        } else {
-            Vec::new()
-        };
+        let biases = if format.has_biases() { scales.clone() } else { Vec::new() };
         for isa in Isa::available() {
             group.bench_function(format!("{format}/{isa}"), |b| {
                 b.iter(|| {

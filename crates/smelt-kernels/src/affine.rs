@@ -202,14 +202,7 @@ fn encode_by<const AWAY: bool>(
     engine.run(Extremes { values: &values[..*len], group_size: groups.size(), top, lo, hi });
     engine.run(Scales::<AWAY> { levels, lo, hi });
     let values = &values[..*len];
-    engine.run(Codes::<AWAY> {
-        values,
-        groups,
-        levels,
-        scale: lo,
-        bias: hi,
-        out: codes,
-    });
+    engine.run(Codes::<AWAY> { values, groups, levels, scale: lo, bias: hi, out: codes });
     settle_nan(task.dtype, &mut lo[..count]);
     float::narrow(engine, task.dtype, &lo[..count], scales);
     float::narrow(engine, task.dtype, &hi[..count], biases);

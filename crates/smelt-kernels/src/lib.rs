@@ -26,6 +26,7 @@
 
 mod affine;
 mod arch;
+mod decode;
 mod dispatch;
 mod float;
 mod format;
@@ -34,6 +35,7 @@ mod pack;
 mod run;
 mod transpose;
 
+pub use decode::e4m3_to_f32;
 pub use dispatch::Isa;
 pub use format::{Float, Format, Mode, Rounding};
 

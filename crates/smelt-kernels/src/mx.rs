@@ -351,19 +351,8 @@ struct Elements<'a> {
 
 impl Elements<'_> {
     fn run<R: Rule>(self, engine: Engine) {
-        let Self {
-            values,
-            groups,
-            factors,
-            codes,
-        } = self;
-        engine.run(Codes::<R> {
-            values,
-            groups,
-            factors,
-            out: codes,
-            rule: PhantomData,
-        });
+        let Self { values, groups, factors, codes } = self;
+        engine.run(Codes::<R> { values, groups, factors, out: codes, rule: PhantomData });
     }
 }
 

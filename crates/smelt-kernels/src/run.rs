@@ -87,11 +87,7 @@ impl Scratch {
 /// Quantizes a block; its parts fit together.
 pub(crate) fn quantize(engine: Engine, task: Task, input: &[u8], out: Packed<'_>) {
     let Task { format, dtype, .. } = task;
-    let Packed {
-        codes,
-        scales,
-        biases,
-    } = out;
+    let Packed { codes, scales, biases } = out;
     let groups = RUN / format.group_size();
     let codes = codes.chunks_mut(groups * format.code_bytes());
     let scales = scales.chunks_mut(groups * format.scale_bytes(dtype));

@@ -1,9 +1,6 @@
 //! Lanes as 256-bit vectors of x86-64.
 
-#[cfg_attr(
-    not(test),
-    expect(clippy::wildcard_imports, reason = "intrinsics have a prefix")
-)]
+#[cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "intrinsics have a prefix"))]
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
@@ -104,17 +101,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn round_even(self, a: Self::F) -> Self::F {
-        op!(
-            _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>,
-            a
-        )
+        op!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>, a)
     }
     #[inline(always)]
     fn trunc(self, a: Self::F) -> Self::F {
-        op!(
-            _mm256_round_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>,
-            a
-        )
+        op!(_mm256_round_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>, a)
     }
     #[inline(always)]
     fn select(self, mask: Self::I, a: Self::F, b: Self::F) -> Self::F {

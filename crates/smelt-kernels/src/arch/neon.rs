@@ -1,9 +1,6 @@
 //! Lanes as pairs of 128-bit vectors of 64-bit Arm.
 
-#[cfg_attr(
-    not(test),
-    expect(clippy::wildcard_imports, reason = "intrinsics have a prefix")
-)]
+#[cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "intrinsics have a prefix"))]
 use std::arch::aarch64::*;
 use std::mem::transmute;
 
@@ -43,10 +40,7 @@ macro_rules! pair {
         [op!($intrinsic, $a[0], $b[0]), op!($intrinsic, $a[1], $b[1])]
     };
     ($intrinsic:expr, $a:expr, $b:expr, $c:expr) => {
-        [
-            op!($intrinsic, $a[0], $b[0], $c[0]),
-            op!($intrinsic, $a[1], $b[1], $c[1]),
-        ]
+        [op!($intrinsic, $a[0], $b[0], $c[0]), op!($intrinsic, $a[1], $b[1], $c[1])]
     };
 }
 
@@ -168,18 +162,12 @@ impl Simd for Neon {
     #[inline(always)]
     fn load16(self, from: &[u8; 16]) -> Self::I {
         let words = cast!([u8; 16] => uint16x8_t, *from);
-        [
-            op!(vmovl_u16, op!(vget_low_u16, words)),
-            op!(vmovl_high_u16, words),
-        ]
+        [op!(vmovl_u16, op!(vget_low_u16, words)), op!(vmovl_high_u16, words)]
     }
     #[inline(always)]
     fn load8(self, from: [u8; 8]) -> Self::I {
         let words = op!(vmovl_u8, cast!([u8; 8] => uint8x8_t, from));
-        [
-            op!(vmovl_u16, op!(vget_low_u16, words)),
-            op!(vmovl_high_u16, words),
-        ]
+        [op!(vmovl_u16, op!(vget_low_u16, words)), op!(vmovl_high_u16, words)]
     }
     #[inline(always)]
     fn store32(self, a: Self::I, to: &mut [u8; 32]) {
@@ -236,10 +224,7 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn greater32(self, a: Self::I, b: Self::I) -> Self::I {
-        let (a, b) = (
-            pair!(vreinterpretq_s32_u32, a),
-            pair!(vreinterpretq_s32_u32, b),
-        );
+        let (a, b) = (pair!(vreinterpretq_s32_u32, a), pair!(vreinterpretq_s32_u32, b));
         pair!(vcgtq_s32, a, b)
     }
     #[inline(always)]

@@ -19,21 +19,14 @@ fn boundaries_32() -> Vec<u8> {
     let f16 = halves.flat_map(|value| near(value.to_bits() | 0x1000));
     // The halves of f16's subnormals.
     let subnormal = (0..2048u16).flat_map(|k| near((f32::from(k) * naive::power(-25)).to_bits()));
-    bf16.chain(f16)
-        .chain(subnormal)
-        .flat_map(u32::to_le_bytes)
-        .collect()
+    bf16.chain(f16).chain(subnormal).flat_map(u32::to_le_bytes).collect()
 }
 
 #[test]
 fn every_conversion_is_the_oracle() {
     let tables = Tables::new();
     for from in DTYPES {
-        let mut input = if from == Float::F32 {
-            boundaries_32()
-        } else {
-            all_16()
-        };
+        let mut input = if from == Float::F32 { boundaries_32() } else { all_16() };
         // A length that leaves a tail.
         input.extend_from_within(..3 * from.size());
         for to in DTYPES.into_iter().filter(|to| *to != from) {
@@ -56,11 +49,7 @@ fn sixteen_bits_survive_f32() {
         smelt_kernels::convert(dtype, Float::F32, &input, &mut wide);
         smelt_kernels::convert(Float::F32, dtype, &wide, &mut back);
         let values = naive::load(&tables, dtype, &input);
-        for (k, value) in values
-            .iter()
-            .enumerate()
-            .filter(|(_, value)| !value.is_nan())
-        {
+        for (k, value) in values.iter().enumerate().filter(|(_, value)| !value.is_nan()) {
             assert_eq!(input[2 * k..][..2], back[2 * k..][..2], "{dtype:?} {value}");
         }
     }
@@ -85,10 +74,7 @@ fn codes_of_all(isa: Isa, mode: Mode, dtype: Float, table: &Table) -> Vec<(f32, 
     let Parts { codes, scales, .. } = quantize(isa, format, Rounding::Gpu, dtype, &input);
     let one = if mode == Mode::Nvfp4 { 0x38 } else { 127 };
     assert!(scales.iter().all(|scale| *scale == one));
-    elements
-        .into_iter()
-        .zip(naive::unpack(&codes, bits))
-        .collect()
+    elements.into_iter().zip(naive::unpack(&codes, bits)).collect()
 }
 
 #[test]
@@ -103,11 +89,7 @@ fn every_value_becomes_the_nearest_small_float() {
                 };
                 for (x, code) in codes_of_all(isa, mode, dtype, table) {
                     let sign = u16::from(x.is_sign_negative()) << sign_bit;
-                    assert_eq!(
-                        code,
-                        table.nearest(x.abs()) | sign,
-                        "{x} {mode} {dtype:?} {isa}"
-                    );
+                    assert_eq!(code, table.nearest(x.abs()) | sign, "{x} {mode} {dtype:?} {isa}");
                 }
             }
         }
@@ -121,28 +103,16 @@ fn every_width_packs_and_unpacks() {
         let levels = (1u16 << bits) - 1;
         // With a scale of -1 and a bias of `levels`, a value is `levels` minus its code.
         let code = |k: usize| {
-            if k.is_multiple_of(32) {
-                0
-            } else {
-                (k * 7 + k / 32) as u16 & levels
-            }
+            if k.is_multiple_of(32) { 0 } else { (k * 7 + k / 32) as u16 & levels }
         };
         let mut codes: Vec<u16> = (0..32 * 300).map(code).collect();
         codes.chunks_mut(32).for_each(|group| group[31] = levels);
-        let values = codes
-            .iter()
-            .flat_map(|code| f32::from(levels - code).to_le_bytes());
+        let values = codes.iter().flat_map(|code| f32::from(levels - code).to_le_bytes());
         let input: Vec<u8> = values.collect();
         for isa in Isa::available() {
             let parts = quantize(isa, format, Rounding::Cpu, Float::F32, &input);
-            assert!(
-                parts.codes == naive::pack(&codes, bits),
-                "{bits} bits, {isa}"
-            );
-            assert!(
-                dequantize(isa, format, Float::F32, &parts) == input,
-                "{bits} bits, {isa}"
-            );
+            assert!(parts.codes == naive::pack(&codes, bits), "{bits} bits, {isa}");
+            assert!(dequantize(isa, format, Float::F32, &parts) == input, "{bits} bits, {isa}");
         }
     }
 }
@@ -153,11 +123,7 @@ fn truncation_after_almost_half_is_rounding() {
     let check = |x: f32| {
         let almost_half = f32::from_bits(0.5f32.to_bits() - 1);
         assert_eq!(almost_half, 0.499_999_97);
-        assert_eq!(
-            (x + almost_half.copysign(x)).trunc().to_bits(),
-            x.round().to_bits(),
-            "{x}"
-        );
+        assert_eq!((x + almost_half.copysign(x)).trunc().to_bits(), x.round().to_bits(), "{x}");
     };
     for bits in (0..0x7F80_0000u32).step_by(251) {
         check(f32::from_bits(bits));

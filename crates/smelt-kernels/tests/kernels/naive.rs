@@ -102,24 +102,14 @@ impl Tables {
 /// The elements of a slice of bytes.
 pub(crate) fn load(tables: &Tables, dtype: Float, bytes: &[u8]) -> Vec<f32> {
     let elements = bytes.chunks_exact(dtype.size());
-    let bits = elements.map(|bytes| {
-        bytes
-            .iter()
-            .rev()
-            .fold(0, |bits, byte| bits << 8 | u32::from(*byte))
-    });
+    let bits = elements.map(|bytes| bytes.iter().rev().fold(0, |bits, byte| bits << 8 | u32::from(*byte)));
     bits.map(|bits| tables.value(dtype, bits)).collect()
 }
 
 /// The bytes of values, rounded.
 pub(crate) fn store(tables: &Tables, dtype: Float, values: &[f32]) -> Vec<u8> {
-    let bytes = values.iter().flat_map(|x| {
-        tables
-            .bits(dtype, *x)
-            .to_le_bytes()
-            .into_iter()
-            .take(dtype.size())
-    });
+    let bytes =
+        values.iter().flat_map(|x| tables.bits(dtype, *x).to_le_bytes().into_iter().take(dtype.size()));
     bytes.collect()
 }
 
@@ -138,14 +128,9 @@ pub(crate) fn pack(codes: &[u16], bits: u8) -> Vec<u8> {
 /// The codes of a stream.
 pub(crate) fn unpack(packed: &[u8], bits: u8) -> Vec<u16> {
     let bit = |at: usize| u16::from(packed[at / 8] >> (at % 8) & 1);
-    let code = |k: usize| {
-        (0..usize::from(bits))
-            .rev()
-            .fold(0, |code, i| code << 1 | bit(k * usize::from(bits) + i))
-    };
-    (0..packed.len() * 8 / usize::from(bits))
-        .map(code)
-        .collect()
+    let code =
+        |k: usize| (0..usize::from(bits)).rev().fold(0, |code, i| code << 1 | bit(k * usize::from(bits) + i));
+    (0..packed.len() * 8 / usize::from(bits)).map(code).collect()
 }
 
 /// Nearest integer.
@@ -184,28 +169,18 @@ fn affine(format: Format, rounding: Rounding, group: &[f32]) -> (Vec<u16>, f32, 
     }
     let code = |x: &f32| {
         let steps = round_by(rounding, (x - bias) / scale);
-        if steps.is_nan() {
-            0
-        } else {
-            steps.clamp(0.0, levels) as u16
-        }
+        if steps.is_nan() { 0 } else { steps.clamp(0.0, levels) as u16 }
     };
     (group.iter().map(code).collect(), scale, bias)
 }
 
 /// Byte and value of an E8M0 scale that is at least `ratio`, a finite number.
 fn e8m0(rounding: Rounding, ratio: f32) -> (u8, f32) {
-    let lowest = if rounding == Rounding::Gpu {
-        -127
-    } else {
-        -149
-    };
+    let lowest = if rounding == Rounding::Gpu { -127 } else { -149 };
     if ratio == 0.0 && rounding == Rounding::Cpu {
         return (127, 1.0);
     }
-    let exponent = (lowest..=127)
-        .find(|n| power(*n) >= ratio)
-        .expect("an f32 is below 2^128");
+    let exponent = (lowest..=127).find(|n| power(*n) >= ratio).expect("an f32 is below 2^128");
     ((exponent + 127) as u8, power(exponent))
 }
 
@@ -223,13 +198,7 @@ fn small_scale(tables: &Tables, mode: Mode, rounding: Rounding, ratio: f32) -> (
 
 /// E2M1 by a CPU: the first of all sixteen values at the least distance.
 fn first_nearest(tables: &Tables, x: f32) -> u16 {
-    let all = (0..16).map(|k| {
-        if k < 8 {
-            tables.e2m1.0[k]
-        } else {
-            -tables.e2m1.0[k - 8]
-        }
-    });
+    let all = (0..16).map(|k| if k < 8 { tables.e2m1.0[k] } else { -tables.e2m1.0[k - 8] });
     let mut best = (f32::INFINITY, 0);
     for (k, value) in all.enumerate() {
         if (x - value).abs() < best.0 {
@@ -242,23 +211,13 @@ fn first_nearest(tables: &Tables, x: f32) -> u16 {
 /// Codes and scale byte of a group of small floats.
 fn small(tables: &Tables, format: Format, by: (Rounding, Float), group: &[f32]) -> (Vec<u16>, u8) {
     let (rounding, dtype) = by;
-    let (table, sign_bit) = if format.mode() == Mode::Mxfp8 {
-        (&tables.e4m3, 7)
-    } else {
-        (&tables.e2m1, 3)
-    };
+    let (table, sign_bit) = if format.mode() == Mode::Mxfp8 { (&tables.e4m3, 7) } else { (&tables.e2m1, 3) };
     let greatest = table.0[table.0.len() - 1];
     let magnitude = |m: f32, x: &f32| if x.is_nan() || *x > m { *x } else { m };
     let ratio =
-        group.iter().map(|x| x.abs()).fold(
-            0.0,
-            |m: f32, x| if m.is_nan() { m } else { magnitude(m, &x) },
-        ) / greatest;
-    let ratio = if rounding == Rounding::Cpu {
-        tables.round(dtype, ratio)
-    } else {
-        ratio
-    };
+        group.iter().map(|x| x.abs()).fold(0.0, |m: f32, x| if m.is_nan() { m } else { magnitude(m, &x) })
+            / greatest;
+    let ratio = if rounding == Rounding::Cpu { tables.round(dtype, ratio) } else { ratio };
     let (byte, scale) = small_scale(tables, format.mode(), rounding, ratio);
     let code = |x: &f32| {
         let sign = u16::from(x.is_sign_negative()) << sign_bit;
@@ -267,9 +226,7 @@ fn small(tables: &Tables, format: Format, by: (Rounding, Float), group: &[f32]) 
                 let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
                 table.nearest((x * inverse).abs()) | sign
             }
-            Rounding::Cpu if sign_bit == 7 => {
-                table.nearest(tables.round(dtype, x / scale).abs()) | sign
-            }
+            Rounding::Cpu if sign_bit == 7 => table.nearest(tables.round(dtype, x / scale).abs()) | sign,
             Rounding::Cpu => first_nearest(tables, tables.round(dtype, x / scale)),
         }
     };
@@ -284,11 +241,7 @@ pub(crate) fn quantize(
     dtype: Float,
     input: &[u8],
 ) -> Parts {
-    let mut parts = Parts {
-        codes: Vec::new(),
-        scales: Vec::new(),
-        biases: Vec::new(),
-    };
+    let mut parts = Parts { codes: Vec::new(), scales: Vec::new(), biases: Vec::new() };
     for group in load(tables, dtype, input).chunks_exact(format.group_size()) {
         let codes;
         if format.mode() == Mode::Affine {
@@ -313,16 +266,8 @@ pub(crate) fn quantize(
 
 /// The value of a code of a small float with its sign.
 fn small_value(tables: &Tables, mode: Mode, code: u16) -> f32 {
-    let (table, sign_bit) = if mode == Mode::Mxfp8 {
-        (&tables.e4m3, 7)
-    } else {
-        (&tables.e2m1, 3)
-    };
-    let value = table
-        .0
-        .get(usize::from(code & ((1 << sign_bit) - 1)))
-        .copied()
-        .unwrap_or(f32::NAN);
+    let (table, sign_bit) = if mode == Mode::Mxfp8 { (&tables.e4m3, 7) } else { (&tables.e2m1, 3) };
+    let value = table.0.get(usize::from(code & ((1 << sign_bit) - 1))).copied().unwrap_or(f32::NAN);
     if code >> sign_bit == 1 { -value } else { value }
 }
 
@@ -330,16 +275,10 @@ fn small_value(tables: &Tables, mode: Mode, code: u16) -> f32 {
 pub(crate) fn dequantize(tables: &Tables, format: Format, dtype: Float, parts: &Parts) -> Vec<u8> {
     let scales = match format.mode() {
         Mode::Affine => load(tables, dtype, &parts.scales),
-        Mode::Nvfp4 => parts
-            .scales
-            .iter()
-            .map(|byte| small_value(tables, Mode::Mxfp8, u16::from(*byte)))
-            .collect(),
-        _ => parts
-            .scales
-            .iter()
-            .map(|byte| power(i32::from(*byte) - 127))
-            .collect(),
+        Mode::Nvfp4 => {
+            parts.scales.iter().map(|byte| small_value(tables, Mode::Mxfp8, u16::from(*byte))).collect()
+        }
+        _ => parts.scales.iter().map(|byte| power(i32::from(*byte) - 127)).collect(),
     };
     let biases = load(tables, dtype, &parts.biases);
     let codes = unpack(&parts.codes, format.bits());
@@ -350,11 +289,7 @@ pub(crate) fn dequantize(tables: &Tables, format: Format, dtype: Float, parts: &
         } else {
             small_value(tables, format.mode(), *code) * tables.round(dtype, scales[group])
         };
-        if value.is_nan() {
-            f32::from_bits(0x7FC0_0000)
-        } else {
-            value
-        }
+        if value.is_nan() { f32::from_bits(0x7FC0_0000) } else { value }
     };
     let values: Vec<f32> = codes.iter().enumerate().map(value).collect();
     store(tables, dtype, &values)

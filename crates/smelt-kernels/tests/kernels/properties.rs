@@ -13,18 +13,12 @@ fn quantize_is_the_oracle() {
     let tables = Tables::new();
     for dtype in DTYPES {
         for (name, input) in blocks(&tables, dtype) {
-            for (format, rounding) in formats()
-                .into_iter()
-                .flat_map(|f| ROUNDINGS.map(|r| (f, r)))
-            {
+            for (format, rounding) in formats().into_iter().flat_map(|f| ROUNDINGS.map(|r| (f, r))) {
                 let expected = naive::quantize(&tables, format, rounding, dtype, &input);
                 for isa in Isa::available() {
                     let made = quantize(isa, format, rounding, dtype, &input);
                     let differ = first_difference(format, dtype, &made, &expected);
-                    assert_eq!(
-                        differ, None,
-                        "{name}, {format} {rounding:?} {dtype:?} {isa}"
-                    );
+                    assert_eq!(differ, None, "{name}, {format} {rounding:?} {dtype:?} {isa}");
                 }
             }
         }
@@ -36,19 +30,11 @@ fn first_difference(format: Format, dtype: Float, a: &Parts, b: &Parts) -> Optio
     let group = |parts: &Parts, k: usize| {
         let of = |part: &[u8], size: usize| part.get(k * size..(k + 1) * size).map(<[u8]>::to_vec);
         let scale = format.scale_bytes(dtype);
-        (
-            of(&parts.codes, format.code_bytes()),
-            of(&parts.scales, scale),
-            of(&parts.biases, scale),
-        )
+        (of(&parts.codes, format.code_bytes()), of(&parts.scales, scale), of(&parts.biases, scale))
     };
     let groups = a.codes.len() / format.code_bytes();
     let k = (0..groups).find(|k| group(a, *k) != group(b, *k))?;
-    Some(format!(
-        "group {k}: {:x?} instead of {:x?}",
-        group(a, k),
-        group(b, k)
-    ))
+    Some(format!("group {k}: {:x?} instead of {:x?}", group(a, k), group(b, k)))
 }
 
 #[test]
@@ -58,11 +44,7 @@ fn dequantize_is_the_oracle() {
     for dtype in DTYPES {
         for format in formats() {
             let mut parts = Parts::empty(format, dtype, LEN * dtype.size());
-            let all = parts
-                .codes
-                .iter_mut()
-                .chain(&mut parts.scales)
-                .chain(&mut parts.biases);
+            let all = parts.codes.iter_mut().chain(&mut parts.scales).chain(&mut parts.biases);
             all.for_each(|byte| *byte = random.bits() as u8);
             let expected = naive::dequantize(&tables, format, dtype, &parts);
             for isa in Isa::available() {
@@ -76,13 +58,7 @@ fn dequantize_is_the_oracle() {
 /// A dtype, a format, and whole groups of random bits with equal upper halves, so that the values
 /// of a group are often comparable.
 fn groups() -> impl Strategy<Value = (Float, Format, Vec<u8>)> {
-    let case = (
-        0..DTYPES.len(),
-        0..formats().len(),
-        1..4usize,
-        any::<u8>(),
-        any::<bool>(),
-    );
+    let case = (0..DTYPES.len(), 0..formats().len(), 1..4usize, any::<u8>(), any::<bool>());
     case.prop_flat_map(|(dtype, format, groups, top, alike)| {
         let (dtype, format) = (DTYPES[dtype], formats()[format]);
         let bytes = vec(any::<u8>(), groups * format.group_size() * dtype.size());
@@ -175,12 +151,7 @@ fn lengths_that_do_not_fit_are_refused() {
     assert!(refused(|| {
         smelt_kernels::all_finite(Float::F32, &[0; 6]);
     }));
-    assert!(refused(|| smelt_kernels::convert(
-        Float::F32,
-        Float::Bf16,
-        &[0; 8],
-        &mut [0; 8]
-    )));
+    assert!(refused(|| smelt_kernels::convert(Float::F32, Float::Bf16, &[0; 8], &mut [0; 8])));
     assert!(refused(|| transpose(&[0; 6], 2, 3, 2, &mut [0; 6])));
     assert!(refused(|| transpose(&[0; 18], 2, 3, 3, &mut [0; 18])));
     for format in formats() {
@@ -191,11 +162,7 @@ fn lengths_that_do_not_fit_are_refused() {
             change(&mut parts);
             std::panic::catch_unwind(|| {
                 let mut out = input.clone();
-                let Parts {
-                    codes,
-                    scales,
-                    biases,
-                } = &parts;
+                let Parts { codes, scales, biases } = &parts;
                 smelt_kernels::dequantize(format, Float::Bf16, codes, scales, biases, &mut out);
             })
         };

@@ -41,14 +41,10 @@ fn all_magnitudes(random: &mut Random, k: usize) -> f32 {
 /// Values with a finite range; infinities arise where a dtype ends below f32.
 const FINITE: &[(&str, Element)] = &[
     ("uniform", |random, _| random.unit()),
-    ("weights", |random, _| {
-        (random.unit() + random.unit() + random.unit()) * 0.02
-    }),
+    ("weights", |random, _| (random.unit() + random.unit() + random.unit()) * 0.02),
     ("zero", |_, _| 0.0),
     ("negative zero", |_, _| -0.0),
-    ("zeros of both signs", |random, _| {
-        if random.below(2) == 0 { 0.0 } else { -0.0 }
-    }),
+    ("zeros of both signs", |random, _| if random.below(2) == 0 { 0.0 } else { -0.0 }),
     ("constant", |_, k| (k / 128) as f32 * 0.37 - 1.1),
     ("positive", |random, _| random.unit() + 1.5),
     ("negative", |random, _| random.unit() - 1.5),
@@ -56,95 +52,31 @@ const FINITE: &[(&str, Element)] = &[
     ("halves", |random, _| random.below(63) as f32 / 2.0 - 15.5),
     ("quarters", |random, _| random.below(51) as f32 / 4.0 - 6.25),
     ("eighths", |random, _| random.below(97) as f32 / 8.0 - 6.0),
-    ("halves of 255", |random, k| {
-        if k % 32 == 0 {
-            255.0
-        } else {
-            random.below(511) as f32 / 2.0
-        }
-    }),
+    ("halves of 255", |random, k| if k % 32 == 0 { 255.0 } else { random.below(511) as f32 / 2.0 }),
     ("far from zero", |random, _| 1000.0 + random.unit()),
-    ("one outlier", |random, k| {
-        if k % 128 == 77 {
-            -3000.0
-        } else {
-            random.unit()
-        }
-    }),
+    ("one outlier", |random, k| if k % 128 == 77 { -3000.0 } else { random.unit() }),
     ("tiny", |random, _| random.unit() * 1e-7),
-    ("around the least scale", |random, k| {
-        random.unit() * 1e-7 * (k / 32 + 1) as f32
-    }),
+    ("around the least scale", |random, k| random.unit() * 1e-7 * (k / 32 + 1) as f32),
     ("subnormal in f32", |random, _| random.unit() * 1e-39),
     ("all magnitudes", all_magnitudes),
-    ("powers of two", |random, _| {
-        power(random.below(40) as i32 - 24)
-    }),
-    ("three halves of powers", |random, _| {
-        power(random.below(40) as i32 - 24) * -1.5
-    }),
-    ("great for E4M3 scales", |random, k| {
-        random.unit() * power(12 + (k / 128) as i32 * 4)
-    }),
-    ("the end of f16", |random, _| {
-        if random.below(2) == 0 {
-            65504.0
-        } else {
-            -65504.0
-        }
-    }),
-    ("the end of bf16", |random, _| {
-        if random.below(2) == 0 {
-            3.38e38
-        } else {
-            -3.38e38
-        }
-    }),
+    ("powers of two", |random, _| power(random.below(40) as i32 - 24)),
+    ("three halves of powers", |random, _| power(random.below(40) as i32 - 24) * -1.5),
+    ("great for E4M3 scales", |random, k| random.unit() * power(12 + (k / 128) as i32 * 4)),
+    ("the end of f16", |random, _| if random.below(2) == 0 { 65504.0 } else { -65504.0 }),
+    ("the end of bf16", |random, _| if random.below(2) == 0 { 3.38e38 } else { -3.38e38 }),
 ];
 
 /// Values that are no numbers.
 const SPECIAL: &[(&str, Element)] = &[
-    ("some NaN", |random, k| {
-        if k % 45 == 3 { f32::NAN } else { random.unit() }
-    }),
-    ("some negative NaN", |random, k| {
-        if k % 45 == 3 {
-            -f32::NAN
-        } else {
-            random.unit()
-        }
-    }),
+    ("some NaN", |random, k| if k % 45 == 3 { f32::NAN } else { random.unit() }),
+    ("some negative NaN", |random, k| if k % 45 == 3 { -f32::NAN } else { random.unit() }),
     ("some signalling NaN", |random, k| {
-        if k % 45 == 3 {
-            f32::from_bits(0x7F80_0001 | random.bits() << 31)
-        } else {
-            random.unit()
-        }
+        if k % 45 == 3 { f32::from_bits(0x7F80_0001 | random.bits() << 31) } else { random.unit() }
     }),
-    ("all NaN", |random, _| {
-        f32::from_bits(0x7FC0_0000 | random.bits())
-    }),
-    ("some infinity", |random, k| {
-        if k % 45 == 3 {
-            f32::INFINITY
-        } else {
-            random.unit()
-        }
-    }),
-    ("some negative infinity", |random, k| {
-        if k % 45 == 3 {
-            f32::NEG_INFINITY
-        } else {
-            random.unit()
-        }
-    }),
-    ("all infinities", |random, _| {
-        if random.below(2) == 0 {
-            f32::INFINITY
-        } else {
-            f32::NEG_INFINITY
-        }
-    }),
+    ("all NaN", |random, _| f32::from_bits(0x7FC0_0000 | random.bits())),
+    ("some infinity", |random, k| if k % 45 == 3 { f32::INFINITY } else { random.unit() }),
+    ("some negative infinity", |random, k| if k % 45 == 3 { f32::NEG_INFINITY } else { random.unit() }),
+    ("all infinities", |random, _| if random.below(2) == 0 { f32::INFINITY } else { f32::NEG_INFINITY }),
     ("any bits", |random, _| f32::from_bits(random.bits())),
 ];
 
@@ -158,9 +90,7 @@ pub(crate) fn blocks(tables: &Tables, dtype: Float) -> Vec<(&'static str, Vec<u8
     };
     let mut blocks: Vec<_> = cases.map(block).collect();
     let mut random = Random(1);
-    let noise = (0..LEN * dtype.size())
-        .map(|_| random.bits() as u8)
-        .collect();
+    let noise = (0..LEN * dtype.size()).map(|_| random.bits() as u8).collect();
     blocks.push(("any bytes", noise));
     blocks
 }
