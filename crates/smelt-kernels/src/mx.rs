@@ -259,7 +259,7 @@ impl Kernel for ScaleValues<'_> {
                 let least = s.splat32(0x0040_0000);
                 s.float(s.max32(s.shl(byte, 23), least))
             } else {
-                decode(s, E4M3, byte)
+                value_of(s, E4M3, byte)
             };
             s.store(value, out);
         }
@@ -268,7 +268,7 @@ impl Kernel for ScaleValues<'_> {
 
 /// Values of codes with sign; E4M3's 127 is NaN.
 #[inline(always)]
-fn decode<S: Simd>(s: S, small: Small, code: S::I) -> S::F {
+fn value_of<S: Simd>(s: S, small: Small, code: S::I) -> S::F {
     let magnitude = s.and(code, s.splat32((1 << small.sign_bit()) - 1));
     let value = s.bits(small.decode(s, magnitude));
     let sign = s.shl(s.sub32(code, magnitude), 31 - small.sign_bit());
@@ -298,7 +298,7 @@ impl<T: Element, const WIDE: bool> Kernel for Decode<'_, T, WIDE> {
         let lanes = self.codes.as_chunks::<LANES>().0.iter();
         for (k, (codes, out)) in lanes.zip(self.values.as_chunks_mut().0).enumerate() {
             let scale = T::round(s, s.splat(self.scales[self.groups.of(k * LANES)]));
-            let value = s.mul(decode(s, small, s.load8(*codes)), scale);
+            let value = s.mul(value_of(s, small, s.load8(*codes)), scale);
             s.store(replace_nan(s, T::round(s, value), NAN), out);
         }
     }
@@ -315,49 +315,59 @@ fn types(mode: Mode) -> (Small, ScaleType) {
 
 /// Codes of one run into `scratch.codes`; stores its scales.
 pub(crate) fn encode(engine: Engine, task: Task, scratch: &mut Scratch, scales: &mut [u8]) {
-    let (small, kind) = types(task.format.mode());
-    let groups = Groups::new(task.format.group_size());
-    let (len, padded) = (scratch.len, scratch.blocks_len());
-    let Scratch { values, codes, scales: factors, .. } = scratch;
-    let values_whole = &values[..len];
-    engine.run(Magnitudes { values: values_whole, group_size: groups.size(), out: factors });
-    let mut bytes = [0; GROUPS];
-    let out = &mut bytes;
-    with_element!(task.dtype, T => match task.rounding {
-        Rounding::Gpu => engine.run(Scales::<T, true> {
-            kind, greatest: small.max, factors, bytes: out, element: PhantomData,
-        }),
-        Rounding::Cpu => engine.run(Scales::<T, false> {
-            kind, greatest: small.max, factors, bytes: out, element: PhantomData,
-        }),
-    });
-    scales.copy_from_slice(&bytes[..scales.len()]);
-    let job = Elements { values: &values[..padded], groups, factors, codes };
+    encode_scales(engine, task, scratch, scales);
     match (task.rounding, task.format.mode() == Mode::Mxfp8) {
-        (Rounding::Gpu, false) => job.run::<Gpu<false>>(engine),
-        (Rounding::Gpu, true) => job.run::<Gpu<true>>(engine),
-        (Rounding::Cpu, false) => with_element!(task.dtype, T => job.run::<CpuNarrow<T>>(engine)),
-        (Rounding::Cpu, true) => with_element!(task.dtype, T => job.run::<CpuWide<T>>(engine)),
+        (Rounding::Gpu, false) => encode_elements::<Gpu<false>>(engine, task, scratch),
+        (Rounding::Gpu, true) => encode_elements::<Gpu<true>>(engine, task, scratch),
+        (Rounding::Cpu, false) => with_element!(task.dtype, T => {
+            encode_elements::<CpuNarrow<T>>(engine, task, scratch);
+        }),
+        (Rounding::Cpu, true) => with_element!(task.dtype, T => {
+            encode_elements::<CpuWide<T>>(engine, task, scratch);
+        }),
     }
 }
 
-/// [`Codes`] before its rule is known.
-struct Elements<'a> {
-    values: &'a [f32],
-    groups: Groups,
-    factors: &'a [f32; GROUPS],
-    codes: &'a mut [u8],
+/// Stores the scales of one run and leaves the factors of its groups in `scratch.scales`.
+fn encode_scales(engine: Engine, task: Task, scratch: &mut Scratch, out: &mut [u8]) {
+    let (small, kind) = types(task.format.mode());
+    let greatest = small.max;
+    let factors = &mut scratch.scales;
+    let values = &scratch.values[..scratch.len];
+    let group_size = task.format.group_size();
+    engine.run(Magnitudes {
+        values,
+        group_size,
+        out: factors,
+    });
+    let bytes = &mut [0; GROUPS];
+    with_element!(task.dtype, T => match task.rounding {
+        Rounding::Gpu => {
+            let element = PhantomData;
+            engine.run(Scales::<T, true> { kind, greatest, factors, bytes, element });
+        }
+        Rounding::Cpu => {
+            let element = PhantomData;
+            engine.run(Scales::<T, false> { kind, greatest, factors, bytes, element });
+        }
+    });
+    out.copy_from_slice(&bytes[..out.len()]);
 }
 
-impl Elements<'_> {
-    fn run<R: Rule>(self, engine: Engine) {
-        let Self { values, groups, factors, codes } = self;
-        engine.run(Codes::<R> { values, groups, factors, out: codes, rule: PhantomData });
-    }
+/// Codes of one run by the factors of its groups.
+fn encode_elements<R: Rule>(engine: Engine, task: Task, scratch: &mut Scratch) {
+    let padded = scratch.blocks_len();
+    engine.run(Codes::<R> {
+        values: &scratch.values[..padded],
+        groups: Groups::new(task.format.group_size()),
+        factors: &scratch.scales,
+        out: &mut scratch.codes,
+        rule: PhantomData,
+    });
 }
 
 /// Values of one run from `scratch.codes` and its scales.
-pub(crate) fn decode_run(engine: Engine, task: Task, scratch: &mut Scratch, stored: &[u8]) {
+pub(crate) fn decode(engine: Engine, task: Task, scratch: &mut Scratch, stored: &[u8]) {
     let (_, kind) = types(task.format.mode());
     let groups = Groups::new(task.format.group_size());
     let Scratch { len, values, codes, scales, .. } = scratch;

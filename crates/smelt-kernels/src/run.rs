@@ -125,7 +125,7 @@ pub(crate) fn dequantize(engine: Engine, task: Task, stored: Stored<'_>, out: &m
         pack::unpack(engine, format.bits(), &scratch.packed, &mut scratch.codes[..len]);
         match format.mode() {
             Mode::Affine => affine::decode(engine, task, &mut scratch, stored),
-            _ => mx::decode_run(engine, task, &mut scratch, stored.scales),
+            _ => mx::decode(engine, task, &mut scratch, stored.scales),
         }
         float::narrow(engine, dtype, &scratch.values[..scratch.len], out);
     }
