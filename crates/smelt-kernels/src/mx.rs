@@ -335,11 +335,7 @@ fn encode_scales(engine: Engine, task: Task, scratch: &mut Scratch, out: &mut [u
     let factors = &mut scratch.scales;
     let values = &scratch.values[..scratch.len];
     let group_size = task.format.group_size();
-    engine.run(Magnitudes {
-        values,
-        group_size,
-        out: factors,
-    });
+    engine.run(Magnitudes { values, group_size, out: factors });
     let bytes = &mut [0; GROUPS];
     with_element!(task.dtype, T => match task.rounding {
         Rounding::Gpu => {

@@ -5,7 +5,7 @@ use smelt_core::layout::family;
 
 use crate::args::FamiliesArgs;
 use crate::format::table;
-use crate::printer::Printer;
+use crate::printer::{self, Printer};
 
 pub(crate) fn run(_args: &FamiliesArgs, printer: &Printer) -> anyhow::Result<()> {
     let families = family::all();
@@ -14,7 +14,7 @@ pub(crate) fn run(_args: &FamiliesArgs, printer: &Printer) -> anyhow::Result<()>
             .iter()
             .map(|family| json!({ "name": family.name, "title": family.title, "model_types": family.model_types }))
             .collect();
-        printer.data(&format!("{}\n", serde_json::to_string(&list)?));
+        printer::data(&format!("{}\n", serde_json::to_string(&list)?));
         return Ok(());
     }
     let mut rows = vec![vec!["family".to_owned(), "model types".to_owned(), "models".to_owned()]];
@@ -22,6 +22,6 @@ pub(crate) fn run(_args: &FamiliesArgs, printer: &Printer) -> anyhow::Result<()>
         vec![family.name.clone(), family.model_types.join(", "), family.title.clone()]
     };
     rows.extend(families.iter().map(row));
-    printer.data(&table(&rows));
+    printer::data(&table(&rows));
     Ok(())
 }

@@ -10,7 +10,7 @@ use smelt_core::units::bytes;
 use crate::args::InspectArgs;
 use crate::commands::{open, read_family};
 use crate::format::{count, table};
-use crate::printer::Printer;
+use crate::printer::{self, Printer};
 
 /// Files by which tokenizers are recognised.
 const TOKENIZERS: [&str; 7] = [
@@ -31,9 +31,9 @@ pub(crate) fn run(args: &InspectArgs, printer: &Printer) -> anyhow::Result<()> {
         .and_then(|family| Plan::new(&checkpoint, family, &Options::default()));
     let report = Report::of(&checkpoint, &plan);
     if printer.is_json() {
-        printer.data(&format!("{}\n", report.json()));
+        printer::data(&format!("{}\n", report.json()));
     } else {
-        printer.data(&report.text());
+        printer::data(&report.text());
     }
     Ok(())
 }

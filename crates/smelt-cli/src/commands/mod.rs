@@ -17,7 +17,7 @@ use smelt_core::source::LocalSource;
 use smelt_kernels::{Format, Mode, Rounding};
 
 use crate::args::{DtypeArg, ModeArg, PlanArgs, RoundingArg};
-use crate::printer::Printer;
+use crate::printer::{self, Printer};
 use crate::system;
 
 /// The default budget where memory is plentiful.
@@ -42,7 +42,7 @@ pub(crate) fn planned(args: &PlanArgs, printer: &Printer) -> anyhow::Result<Plan
     let plan = Plan::new(&checkpoint, family, &options)?;
     for note in &plan.notes {
         printer.event("note", &serde_json::to_value(note)?);
-        printer.warning(&note.to_string());
+        printer::warning(&note.to_string());
     }
     let schedule = plan.schedule(memory(args))?;
     Ok(Planned { checkpoint, plan, schedule })

@@ -43,16 +43,15 @@ pub(super) fn binary(op: BinaryOp, dtype: DType, left: &[u8], right: &[u8], out:
 pub(super) fn unary(op: UnaryOp, dtype: DType, data: &mut [u8]) {
     let size = size(dtype);
     for chunk in data.chunks_mut(CHUNK * size) {
-        match dtype.float() {
-            Some(float) => {
-                let mut wide = widen(float, chunk);
-                wide.iter_mut().for_each(|a| *a = float_unary(op, *a));
-                narrow(float, &wide, chunk);
+        if let Some(float) = dtype.float() {
+            let mut wide = widen(float, chunk);
+            for a in &mut wide {
+                *a = float_unary(op, *a);
             }
-            None => {
-                let values = integers(dtype, chunk);
-                store_integers(size, values.into_iter().map(|a| integer_unary(op, a)), chunk);
-            }
+            narrow(float, &wide, chunk);
+        } else {
+            let values = integers(dtype, chunk);
+            store_integers(size, values.into_iter().map(|a| integer_unary(op, a)), chunk);
         }
     }
 }
@@ -127,25 +126,22 @@ pub(super) fn reduce(op: ReduceOp, dtype: DType, data: &[u8], lens: &[u64], axes
         lens.iter().enumerate().map(|(axis, &len)| if axes.contains(&axis) { 1 } else { len }).collect();
     let count = small.iter().product::<u64>() as usize;
     let mut walk = super::spread::Walk::new(lens, &small);
-    match dtype.float() {
-        Some(float) => {
-            let mut sums = vec![0f64; count];
-            for value in data.chunks(CHUNK * float.size()).flat_map(|chunk| widen(float, chunk)) {
-                let value = f64::from(value);
-                sums[walk.next()] += if op == ReduceOp::Norm { value * value } else { value };
-            }
-            let finish = |sum: f64| if op == ReduceOp::Norm { sum.sqrt() as f32 } else { sum as f32 };
-            narrow(float, &sums.into_iter().map(finish).collect::<Vec<_>>(), out);
+    if let Some(float) = dtype.float() {
+        let mut sums = vec![0f64; count];
+        for value in data.chunks(CHUNK * float.size()).flat_map(|chunk| widen(float, chunk)) {
+            let value = f64::from(value);
+            sums[walk.next()] += if op == ReduceOp::Norm { value * value } else { value };
         }
-        None => {
-            let mut sums = vec![0i128; count];
-            let chunks = data.chunks(CHUNK * size(dtype));
-            chunks.flat_map(|chunk| integers(dtype, chunk)).for_each(|value| {
-                let sum = &mut sums[walk.next()];
-                *sum = sum.wrapping_add(value);
-            });
-            store_integers(size(dtype), sums, out);
-        }
+        let finish = |sum: f64| if op == ReduceOp::Norm { sum.sqrt() as f32 } else { sum as f32 };
+        narrow(float, &sums.into_iter().map(finish).collect::<Vec<_>>(), out);
+    } else {
+        let mut sums = vec![0i128; count];
+        let chunks = data.chunks(CHUNK * size(dtype));
+        chunks.flat_map(|chunk| integers(dtype, chunk)).for_each(|value| {
+            let sum = &mut sums[walk.next()];
+            *sum = sum.wrapping_add(value);
+        });
+        store_integers(size(dtype), sums, out);
     }
 }
 

@@ -10,6 +10,7 @@ mod compute;
 pub mod cost;
 pub mod family;
 pub mod graph;
+mod op;
 mod permute;
 pub mod pool;
 pub mod pull;

@@ -213,7 +213,7 @@ impl<'a> Env<'a> {
                 Value::Null => self.eval(right),
                 value => Ok(value),
             },
-            _ => operate(op, self.eval(left)?, self.eval(right)?),
+            _ => operate(op, &self.eval(left)?, &self.eval(right)?),
         }
     }
 
@@ -286,14 +286,14 @@ fn int(value: u64) -> Value {
     Value::Int(value.cast_signed())
 }
 
-fn operate(op: Operator, left: Value, right: Value) -> Valued {
-    match (op, &left, &right) {
+fn operate(op: Operator, left: &Value, right: &Value) -> Valued {
+    match (op, left, right) {
         (Operator::Equal, ..) => Ok(Value::Bool(left == right)),
         (Operator::Unequal, ..) => Ok(Value::Bool(left != right)),
         (Operator::In, item, Value::List(items)) => Ok(Value::Bool(items.contains(item))),
         (Operator::In, _, Value::Null) => Ok(Value::Bool(false)),
         (_, Value::Int(a), Value::Int(b)) => whole(op, *a, *b),
-        (_, Value::Int(_) | Value::Float(_), Value::Int(_) | Value::Float(_)) => float(op, &left, &right),
+        (_, Value::Int(_) | Value::Float(_), Value::Int(_) | Value::Float(_)) => float(op, left, right),
         (_, Value::Int(_) | Value::Float(_), other) | (_, other, _) => {
             Err(other.not("a number", "an operation"))
         }
