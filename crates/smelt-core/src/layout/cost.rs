@@ -79,6 +79,77 @@ fn through(graph: &Graph, input: NodeId, region: &[Axis]) -> u64 {
     byte_len(graph.node(input), region) + scratch(graph, input, region)
 }
 
+/// At least what [`scratch`] says of any region of `count` elements, wherever it lies.
+///
+/// It takes every part for scattered and every input for held at once, so it is used only where
+/// asking for each region would take too long.
+pub fn bound(graph: &Graph, id: NodeId, count: u64) -> u64 {
+    let node = graph.node(id);
+    let own = match &node.op {
+        // One temporary within another for each group of axes.
+        Op::Reshape(_) => count * node.shape.len() as u64 * element_size(node) as u64,
+        Op::Stack { .. } | Op::Concat { .. } => count * element_size(node) as u64,
+        Op::Binary { right, .. } => count * element_size(graph.node(*right)) as u64,
+        Op::Take { .. } | Op::Repeat { .. } => count * POSITION,
+        _ => 0,
+    };
+    let input = |input: NodeId| {
+        let count = input_count(graph, node, input, count);
+        count * element_size(graph.node(input)) as u64 + bound(graph, input, count)
+    };
+    match &node.op {
+        // Only one part is worked on at a time.
+        Op::Stack { .. } | Op::Concat { .. } => own + node.op.inputs().map(input).max().unwrap_or(0),
+        _ => own + node.op.inputs().map(input).sum::<u64>(),
+    }
+}
+
+/// The most elements of an input that `count` elements of a node are computed from.
+fn input_count(graph: &Graph, node: &Node, input: NodeId, count: u64) -> u64 {
+    let from = graph.node(input);
+    let needed = match &node.op {
+        Op::Reduce { axes, .. } => {
+            axes.iter().fold(count, |count, &axis| count.saturating_mul(from.shape[axis]))
+        }
+        Op::Take { input: table, axis, .. } if *table == input => count.saturating_mul(from.shape[*axis]),
+        // What lies between the elements of a stepped region is pulled as well.
+        Op::Repeat { axis, .. } => count.saturating_mul(from.shape[*axis]),
+        Op::Bitcast(_) if element_size(from) != element_size(node) => {
+            count.saturating_mul(from.shape.last().copied().unwrap_or(1))
+        }
+        _ => count,
+    };
+    needed.min(from.shape.iter().product())
+}
+
+/// Whether what a region costs depends on its lengths alone and never on where it lies.
+pub fn is_steady(graph: &Graph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    let own = match &node.op {
+        Op::Concat { .. } | Op::Reshape(_) | Op::Repeat { .. } | Op::Pad { .. } => false,
+        Op::Bitcast(input) => element_size(graph.node(*input)) == element_size(node),
+        // The experts of a stack are made in the same way; parts that are not make a difference.
+        Op::Stack { inputs, .. } => inputs.iter().all(|&input| same_form(graph, inputs[0], input)),
+        _ => true,
+    };
+    own && match &node.op {
+        Op::Stack { inputs, .. } => is_steady(graph, inputs[0]),
+        op => op.inputs().all(|input| is_steady(graph, input)),
+    }
+}
+
+/// Whether two expressions differ in nothing but the tensors that they begin with.
+fn same_form(graph: &Graph, a: NodeId, b: NodeId) -> bool {
+    let (left, right) = (graph.node(a), graph.node(b));
+    let same_op = std::mem::discriminant(&left.op) == std::mem::discriminant(&right.op);
+    a == b
+        || same_op
+            && left.dtype == right.dtype
+            && left.shape == right.shape
+            && left.op.inputs().count() == right.op.inputs().count()
+            && left.op.inputs().zip(right.op.inputs()).all(|(a, b)| same_form(graph, a, b))
+}
+
 fn joined(graph: &Graph, node: &Node, axis: usize, region: &[Axis], parts: &[Part]) -> u64 {
     let place = Place::new(&lengths(region), axis, element_size(node));
     let part = |part: &Part| temporary(&place, part.len) + scratch(graph, part.node, &part.region);

@@ -456,14 +456,15 @@ pub(super) fn scattered(groups: &[Group], size: usize) -> Option<(usize, Place)>
     Some((at, Place::new(&lens, at, size)))
 }
 
-/// The groups with only one `piece` of the group `at`.
+/// The groups with only one `piece` of the group `at`, whose others are not copied first: a group
+/// may have thousands.
 pub(super) fn narrow(groups: &[Group], at: usize, piece: &Piece) -> Vec<Group> {
-    let mut narrowed = groups.to_vec();
-    narrowed[at] = Group {
+    let alone = || Group {
         pieces: vec![Piece { offset: 0, len: piece.len, inside: piece.inside.clone() }],
         elements: piece.len,
     };
-    narrowed
+    let groups = groups.iter().enumerate();
+    groups.map(|(index, group)| if index == at { alone() } else { group.clone() }).collect()
 }
 
 /// The region of groups that have a single piece each.

@@ -36,6 +36,9 @@ const PER_ENTRY: u64 = 300;
 /// A block of this many bytes is read at the speed of any disk; a larger one only takes memory.
 const LARGEST_BLOCK: u64 = 4 << 20;
 
+/// Blocks of a task that are asked one by one what they cost.
+const MOST_ASKED: u64 = 256;
+
 /// Workers beyond the threads that compute, so that some wait for the disk meanwhile.
 const WAITING: usize = 1;
 
@@ -101,18 +104,32 @@ pub fn cut(graph: &Graph, task: &Task, worker_bytes: u64) -> Cut {
     }
 }
 
-/// Bytes that the largest block of a cut needs at once. The first block is never smaller than the
-/// others, but what it is made of may be cheaper than what the last is made of.
+/// Bytes that the dearest block of a cut needs at once.
+///
+/// The first block is never smaller than the others. Where the cost depends on the place as well,
+/// every block is asked, or for very many a bound is taken.
 fn working_set(graph: &Graph, task: &Task, cut: &Cut) -> u64 {
-    let ends = [0, cut.count().saturating_sub(1)];
-    let needs =
-        ends.map(|index| if cut.count() == 0 { 0 } else { block_bytes(graph, task, &cut.block(index)) });
-    needs[0].max(needs[1])
+    let count = cut.count();
+    let needs = |index: u64| block_bytes(graph, task, &cut.block(index));
+    if count == 0 {
+        0
+    } else if cost::is_steady(graph, task.node) {
+        needs(0)
+    } else if count <= MOST_ASKED {
+        (0..count).map(needs).max().unwrap_or(0)
+    } else {
+        let first = cut.block(0).len;
+        held_bytes(task, first) + cost::bound(graph, task.node, first)
+    }
 }
 
 fn block_bytes(graph: &Graph, task: &Task, block: &Block) -> u64 {
-    let pulled = block.len * task.dtype.bits() / 8;
-    pulled + stored_bytes(task, block.len) + cost::scratch(graph, task.node, &block.region)
+    held_bytes(task, block.len) + cost::scratch(graph, task.node, &block.region)
+}
+
+/// Bytes of a block as pulled and as stored.
+fn held_bytes(task: &Task, elements: u64) -> u64 {
+    elements * task.dtype.bits() / 8 + stored_bytes(task, elements)
 }
 
 /// Bytes of codes, scales and biases; nothing for a block that is written as it is.
