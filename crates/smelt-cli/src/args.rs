@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Say what a checkpoint is, and what would be in the way
     Inspect(InspectArgs),
+    /// Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a weight
+    Discover(DiscoverArgs),
     /// List the model families that smelt knows
     Families(FamiliesArgs),
 }
@@ -34,6 +36,7 @@ impl Command {
             Self::Plan(args) => args.json,
             Self::Inspect(args) => args.json,
             Self::Families(args) => args.json,
+            Self::Discover(_) => false,
         }
     }
 }
@@ -78,6 +81,17 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) family: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub(crate) discovery: DiscoveryArgs,
+
+    /// Use a layout that `smelt discover` wrote for this checkpoint
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["family", "discover"])]
+    pub(crate) layout: Option<PathBuf>,
+
+    /// Ask the installed library for the layout, for an architecture that smelt has no family for
+    #[arg(long, conflicts_with = "family")]
+    pub(crate) discover: bool,
+
     /// Fail where something could only be done differently from what was asked
     #[arg(long)]
     pub(crate) strict: bool,
@@ -113,6 +127,40 @@ pub(crate) struct QuantizeArgs {
     /// Show the plan and stop before anything is written
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// Which library is asked, by which Python.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DiscoveryArgs {
+    /// Python that has mlx-lm or mlx-vlm installed
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub(crate) python: PathBuf,
+
+    /// Library that is to load the result [default: mlx-vlm for a checkpoint with vision or audio,
+    /// mlx-lm for others]
+    #[arg(long, value_enum)]
+    pub(crate) library: Option<LibraryArg>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LibraryArg {
+    /// Language models
+    MlxLm,
+    /// Models that see or hear
+    MlxVlm,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DiscoverArgs {
+    /// Directory of the checkpoint
+    pub(crate) model: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) discovery: DiscoveryArgs,
+
+    /// File to write [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

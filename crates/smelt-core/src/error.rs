@@ -362,8 +362,8 @@ pub enum Error {
     // ---- layout ----
     /// A model type that no family covers.
     #[error(
-        "smelt does not know the model type `{model_type}` (it knows {}); a family file of your own \
-         can be given with `--family`, see CONTRIBUTING.md",
+        "smelt has no family for the model type `{model_type}` (it has {}); `--discover` asks the \
+         installed mlx-lm or mlx-vlm, `--family` takes a family file of your own (see CONTRIBUTING.md)",
         .known.join(", ")
     )]
     ModelType {
@@ -394,6 +394,19 @@ pub enum Error {
         /// The family.
         family: String,
         /// Everything that does not fit.
+        problems: Problems,
+    },
+    /// A layout that was discovered on another checkpoint.
+    #[error(
+        "the layout was discovered on another checkpoint: config or headers differ; run `smelt discover` again"
+    )]
+    OtherCheckpoint,
+    /// A checkpoint that the library does not load, or in a way that smelt can't follow.
+    #[error("the layout that {library} makes of the checkpoint can't be used:{problems}")]
+    Discovered {
+        /// The library.
+        library: String,
+        /// Everything that stands against it.
         problems: Problems,
     },
 

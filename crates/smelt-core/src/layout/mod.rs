@@ -8,6 +8,7 @@
 pub mod catalog;
 mod compute;
 pub mod cost;
+pub mod discovered;
 pub mod family;
 pub mod graph;
 mod op;
@@ -18,7 +19,7 @@ mod regroup;
 mod role;
 mod spread;
 
-pub use family::{Family, Module, ModuleClass};
+pub use family::Family;
 pub use graph::{Graph, NodeId};
 pub use role::Role;
 
@@ -48,6 +49,41 @@ pub struct Output {
     pub module: Option<Module>,
     /// Whether a change of dtype applies to it.
     pub cast: bool,
+}
+
+/// A module that can be quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Its class in MLX.
+    pub class: ModuleClass,
+    /// How it is stored unless the user says otherwise.
+    pub own: Own,
+}
+
+/// How the library stores a module by default, as its `quant_predicate` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// In the format of the run.
+    Run,
+    /// In a format of its own.
+    Format(smelt_kernels::Format),
+    /// Not quantized.
+    Keep,
+}
+
+/// The classes of MLX modules that can be quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+pub enum ModuleClass {
+    /// `nn.Linear`: `[out, in]`.
+    Linear,
+    /// `nn.Embedding`: `[entries, dims]`.
+    Embedding,
+    /// `SwitchLinear`: `[experts, out, in]`.
+    SwitchLinear,
+    /// `MultiLinear`: `[heads, out, in]`.
+    MultiLinear,
+    /// A class of one model alone.
+    Other,
 }
 
 /// A tensor of the checkpoint that the target model does not have.
@@ -93,6 +129,20 @@ pub enum Problem {
     Unclaimed {
         /// The source tensor.
         tensor: String,
+    },
+    /// The library refuses the checkpoint, or its trace can't be read.
+    #[error("{message}")]
+    Library {
+        /// What it says.
+        message: String,
+    },
+    /// The library does something to a parameter that smelt does not.
+    #[error("`{output}`: {why}")]
+    NotComputed {
+        /// The parameter.
+        output: String,
+        /// What smelt does not do.
+        why: String,
     },
     /// A number or condition of the family has no value here.
     #[error("`{rule}`: {error}")]

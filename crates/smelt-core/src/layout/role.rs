@@ -53,6 +53,38 @@ impl Role {
         matches!(self, Self::ExpertGate | Self::ExpertUp | Self::ExpertDown)
     }
 
+    /// A guess from a parameter's name, for layouts that no family describes. `linear` tells whether
+    /// it is the weight of a module that can be quantized.
+    pub fn of_name(name: &str, linear: bool) -> Self {
+        let path = name.strip_suffix(".weight").unwrap_or(name);
+        let last = path.rsplit('.').next().unwrap_or(path);
+        let expert = path.contains("switch_mlp") || path.contains(".experts");
+        match last {
+            _ if name.ends_with(".bias") => Self::Bias,
+            _ if last.contains("norm") || last.starts_with("ln") => Self::Norm,
+            "embed_tokens" | "wte" | "word_embeddings" | "tok_embeddings" | "embeddings" if linear => {
+                Self::Embedding
+            }
+            "lm_head" | "output" if linear => Self::Head,
+            "q_proj" | "query" => Self::AttentionQuery,
+            "k_proj" | "key" => Self::AttentionKey,
+            "v_proj" | "value" => Self::AttentionValue,
+            "qkv_proj" | "qkv" | "c_attn" | "query_key_value" | "Wqkv" => Self::AttentionFused,
+            "o_proj" | "out_proj" if path.contains("attn") || path.contains("attention") => {
+                Self::AttentionOutput
+            }
+            "gate_proj" if expert => Self::ExpertGate,
+            "up_proj" if expert => Self::ExpertUp,
+            "down_proj" if expert => Self::ExpertDown,
+            "gate_proj" | "w1" => Self::MlpGate,
+            "up_proj" | "w3" => Self::MlpUp,
+            "gate_up_proj" => Self::MlpGateUp,
+            "down_proj" | "w2" => Self::MlpDown,
+            "gate" | "router" => Self::Router,
+            _ => Self::Other,
+        }
+    }
+
     /// The name in family files, plans and reports.
     pub const fn name(self) -> &'static str {
         match self {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::syntax::{Expr, SyntaxError, parse};
 use super::template::{Template, TemplateError};
-use crate::layout::Role;
+use crate::layout::{Module, ModuleClass, Own, Role};
 
 /// A parsed family.
 #[derive(Debug)]
@@ -69,28 +69,6 @@ pub struct TensorRule {
     pub cast: bool,
 }
 
-/// A module that can be quantized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Module {
-    /// Its class in MLX.
-    pub class: ModuleClass,
-    /// Bits and group size of the affine format that the library gives it by default.
-    pub own: Option<(u8, usize)>,
-}
-
-/// The classes of MLX modules that can be quantized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum ModuleClass {
-    /// `nn.Linear`: `[out, in]`.
-    Linear,
-    /// `nn.Embedding`: `[entries, dims]`.
-    Embedding,
-    /// `SwitchLinear`: `[experts, out, in]`.
-    SwitchLinear,
-    /// `MultiLinear`: `[heads, out, in]`.
-    MultiLinear,
-}
-
 /// Tensors of the checkpoint that the model does not have.
 #[derive(Debug)]
 pub struct DropRule {
@@ -133,7 +111,9 @@ pub enum FamilyError {
         place: String,
     },
     /// Own bits for something that is not quantized, or half of a format.
-    #[error("in `{key}`: `bits` and `group_size` go together, on a `module`, in a format that MLX has")]
+    #[error(
+        "in `{key}`: `bits` and `group_size` go together, on a `module`, in a format that MLX has; `quantize = false` goes alone"
+    )]
     Format {
         /// The name.
         key: String,
@@ -179,6 +159,7 @@ struct TensorToml {
     when: Option<String>,
     role: Role,
     module: Option<ModuleClass>,
+    quantize: Option<bool>,
     bits: Option<u8>,
     group_size: Option<usize>,
     cast: Option<bool>,
@@ -254,18 +235,19 @@ fn origin(key: &str, text: &str) -> Result<Expr, FamilyError> {
 
 fn module(key: &str, rule: &TensorToml) -> Result<Option<Module>, FamilyError> {
     let error = || FamilyError::Format { key: key.to_owned() };
-    let own = match (rule.bits, rule.group_size) {
-        (None, None) => None,
-        (Some(bits), Some(group)) => {
-            smelt_kernels::Format::new(smelt_kernels::Mode::Affine, bits, group).ok_or_else(error)?;
-            Some((bits, group))
+    let own = match (rule.quantize, rule.bits, rule.group_size) {
+        (None | Some(true), None, None) => Own::Run,
+        (Some(false), None, None) => Own::Keep,
+        (None, Some(bits), Some(group)) => {
+            let format = smelt_kernels::Format::new(smelt_kernels::Mode::Affine, bits, group);
+            Own::Format(format.ok_or_else(error)?)
         }
         _ => return Err(error()),
     };
     match (rule.module, own) {
         (Some(class), own) => Ok(Some(Module { class, own })),
-        (None, None) => Ok(None),
-        (None, Some(_)) => Err(error()),
+        (None, Own::Run) => Ok(None),
+        (None, _) => Err(error()),
     }
 }
 

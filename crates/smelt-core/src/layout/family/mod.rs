@@ -11,7 +11,7 @@ mod value;
 
 use std::sync::OnceLock;
 
-pub use file::{DropRule, Experts, Family, FamilyError, Group, Module, ModuleClass, TensorRule};
+pub use file::{DropRule, Experts, Family, FamilyError, Group, TensorRule};
 pub use syntax::{Expr, Operator, SyntaxError};
 pub use template::{Template, TemplateError};
 pub use tensor::TensorError;
