@@ -81,8 +81,14 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) family: Option<PathBuf>,
 
-    #[command(flatten)]
-    pub(crate) discovery: DiscoveryArgs,
+    /// Library that is to load the result [default: mlx-vlm for a checkpoint with vision or audio,
+    /// mlx-lm for others]
+    #[arg(long, value_enum)]
+    pub(crate) target: Option<LibraryArg>,
+
+    /// Python that has mlx-lm or mlx-vlm installed, for `--discover`
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub(crate) python: PathBuf,
 
     /// Use a layout that `smelt discover` wrote for this checkpoint
     #[arg(long, value_name = "FILE", conflicts_with_all = ["family", "discover"])]
@@ -129,19 +135,6 @@ pub(crate) struct QuantizeArgs {
     pub(crate) dry_run: bool,
 }
 
-/// Which library is asked, by which Python.
-#[derive(Debug, clap::Args)]
-pub(crate) struct DiscoveryArgs {
-    /// Python that has mlx-lm or mlx-vlm installed
-    #[arg(long, value_name = "PATH", default_value = "python3")]
-    pub(crate) python: PathBuf,
-
-    /// Library that is to load the result [default: mlx-vlm for a checkpoint with vision or audio,
-    /// mlx-lm for others]
-    #[arg(long, value_enum)]
-    pub(crate) library: Option<LibraryArg>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LibraryArg {
     /// Language models
@@ -150,13 +143,28 @@ pub(crate) enum LibraryArg {
     MlxVlm,
 }
 
+impl LibraryArg {
+    /// The name of the package.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::MlxLm => "mlx-lm",
+            Self::MlxVlm => "mlx-vlm",
+        }
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct DiscoverArgs {
     /// Directory of the checkpoint
     pub(crate) model: PathBuf,
 
-    #[command(flatten)]
-    pub(crate) discovery: DiscoveryArgs,
+    /// Python that has mlx-lm or mlx-vlm installed
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub(crate) python: PathBuf,
+
+    /// Library to ask [default: mlx-vlm for a checkpoint with vision or audio, mlx-lm for others]
+    #[arg(long, value_enum)]
+    pub(crate) library: Option<LibraryArg>,
 
     /// File to write [default: standard output]
     #[arg(short, long, value_name = "FILE")]
@@ -178,10 +186,51 @@ pub(crate) struct InspectArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct FamiliesArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<FamiliesCommand>,
+
     /// Write JSON to standard output
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FamiliesCommand {
+    /// List the families
+    List,
+    /// Print a family's file
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Compare a family with what the installed library does, on checkpoints or manifests
+    Check(CheckArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArgs {
+    /// Directories of checkpoints, or manifests: JSON files with a config and the tensors' shapes
+    #[arg(required = true)]
+    pub(crate) models: Vec<PathBuf>,
+
+    /// Family file to check instead of the ones inside smelt
+    #[arg(long, value_name = "FILE")]
+    pub(crate) family: Option<PathBuf>,
+
+    /// Python that has mlx-lm or mlx-vlm installed
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub(crate) python: PathBuf,
+
+    /// Library to compare with [default: mlx-vlm for a checkpoint with vision or audio, mlx-lm for
+    /// others]
+    #[arg(long, value_enum)]
+    pub(crate) library: Option<LibraryArg>,
+
+    /// Differences to print for each checkpoint
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) show: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

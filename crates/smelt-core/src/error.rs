@@ -87,6 +87,14 @@ pub enum Error {
         /// Bytes allowed.
         limit: u64,
     },
+    /// A file that is not the manifest of a checkpoint.
+    #[error("`{file}` is not the manifest of a checkpoint: an object with `config` and `files`")]
+    Manifest {
+        /// The file.
+        file: String,
+        /// Why.
+        source: serde_json::Error,
+    },
 
     // ---- checkpoint: the header of a shard, in the order of the checks ----
     /// A file too short for the length of its header.
@@ -395,6 +403,16 @@ pub enum Error {
         family: String,
         /// Everything that does not fit.
         problems: Problems,
+    },
+    /// A family that says nothing of the library that is to load the result.
+    #[error("the family `{family}` describes the model of {}, not of {target}", .known.join(" and "))]
+    Target {
+        /// The family.
+        family: String,
+        /// The library asked for.
+        target: String,
+        /// Those that it describes.
+        known: Vec<String>,
     },
     /// A layout that was discovered on another checkpoint.
     #[error(

@@ -6,14 +6,15 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use smelt_core::checkpoint::Checkpoint;
 use smelt_core::layout::discovered::{PROGRAM, Trace, digest, request};
+use smelt_core::plan::is_multimodal;
 
-use crate::args::{DiscoverArgs, DiscoveryArgs, LibraryArg};
+use crate::args::{DiscoverArgs, LibraryArg};
 use crate::commands::open;
-use crate::{printer, python};
+use crate::{printer, python as interpreter};
 
 pub(crate) fn run(args: &DiscoverArgs) -> anyhow::Result<()> {
     let checkpoint = open(&args.model)?;
-    let trace = trace(&checkpoint, &args.discovery)?;
+    let trace = trace(&checkpoint, &args.python, args.library)?;
     let text = serde_json::to_string(&trace)?;
     match &args.output {
         None => printer::data(&format!("{text}\n")),
@@ -26,13 +27,14 @@ pub(crate) fn run(args: &DiscoverArgs) -> anyhow::Result<()> {
 }
 
 /// Asks the library.
-pub(crate) fn trace(checkpoint: &Checkpoint, args: &DiscoveryArgs) -> anyhow::Result<Trace> {
-    let library = args.library.unwrap_or_else(|| default_library(checkpoint));
-    let name = match library {
-        LibraryArg::MlxLm => "mlx-lm",
-        LibraryArg::MlxVlm => "mlx-vlm",
-    };
-    let answer = python::run(&args.python, PROGRAM, request(checkpoint, name).to_string())?;
+pub(crate) fn trace(
+    checkpoint: &Checkpoint,
+    python: &Path,
+    library: Option<LibraryArg>,
+) -> anyhow::Result<Trace> {
+    let usual = || if is_multimodal(checkpoint) { LibraryArg::MlxVlm } else { LibraryArg::MlxLm };
+    let name = library.unwrap_or_else(usual).name();
+    let answer = interpreter::run(python, PROGRAM, request(checkpoint, name).to_string())?;
     let mut trace: Trace = serde_json::from_str(&answer).context("the trace can't be read")?;
     if let Some(error) = &trace.error {
         let versions = versions(&trace);
@@ -46,12 +48,6 @@ pub(crate) fn trace(checkpoint: &Checkpoint, args: &DiscoveryArgs) -> anyhow::Re
 pub(crate) fn read(path: &Path) -> anyhow::Result<Trace> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("`{}` is not a layout", path.display()))
-}
-
-/// What sees or hears is loaded by mlx-vlm.
-fn default_library(checkpoint: &Checkpoint) -> LibraryArg {
-    let has = |key: &str| checkpoint.config().get(key).is_some_and(serde_json::Value::is_object);
-    if has("vision_config") || has("audio_config") { LibraryArg::MlxVlm } else { LibraryArg::MlxLm }
 }
 
 fn described(trace: &Trace) -> String {

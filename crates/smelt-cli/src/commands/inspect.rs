@@ -28,7 +28,7 @@ pub(crate) fn run(args: &InspectArgs, printer: &Printer) -> anyhow::Result<()> {
     let own = args.family.as_deref().map(read_family).transpose()?;
     // What hinders a plan is what is in the way.
     let plan = family_of(&checkpoint, own.as_ref())
-        .and_then(|family| Origin::family(&checkpoint, family))
+        .and_then(|family| Origin::family(&checkpoint, family, None))
         .and_then(|origin| Plan::new(&checkpoint, origin, &Options::default()));
     let report = Report::of(&checkpoint, &plan);
     if printer.is_json() {

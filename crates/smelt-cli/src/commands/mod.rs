@@ -17,7 +17,7 @@ use smelt_core::plan::{Memory, Options, Origin, Override, Plan, Schedule, family
 use smelt_core::source::LocalSource;
 use smelt_kernels::{Format, Mode, Rounding};
 
-use crate::args::{DtypeArg, ModeArg, PlanArgs, RoundingArg};
+use crate::args::{DtypeArg, LibraryArg, ModeArg, PlanArgs, RoundingArg};
 use crate::printer::{self, Printer};
 use crate::system;
 
@@ -50,13 +50,14 @@ pub(crate) fn planned(args: &PlanArgs, printer: &Printer) -> anyhow::Result<Plan
 /// Where the layout comes from: a discovered one, or a family.
 fn origin(checkpoint: &Checkpoint, args: &PlanArgs) -> anyhow::Result<Origin> {
     if args.discover {
-        return Ok(Origin::discovered(checkpoint, &discover::trace(checkpoint, &args.discovery)?)?);
+        return Ok(Origin::discovered(checkpoint, &discover::trace(checkpoint, &args.python, args.target)?)?);
     }
     if let Some(path) = &args.layout {
         return Ok(Origin::discovered(checkpoint, &discover::read(path)?)?);
     }
     let own = args.family.as_deref().map(read_family).transpose()?;
-    Ok(Origin::family(checkpoint, family_of(checkpoint, own.as_ref())?)?)
+    let family = family_of(checkpoint, own.as_ref())?;
+    Ok(Origin::family(checkpoint, family, args.target.map(LibraryArg::name))?)
 }
 
 pub(crate) fn open(model: &Path) -> Result<Checkpoint, Error> {

@@ -168,7 +168,11 @@ impl Trace {
         let why = format!("{} does not use it", self.library);
         let dropped =
             self.dropped.iter().map(|tensor| Dropped { tensor: tensor.clone(), why: why.clone() }).collect();
-        if problems.is_empty() { Ok(Layout { graph: maker.graph, outputs, dropped }) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(Layout { graph: maker.graph, outputs, dropped, config: Vec::new() })
+        } else {
+            Err(problems)
+        }
     }
 
     fn refusal(&self) -> Problem {

@@ -6,6 +6,7 @@
 //! [`pull`] evaluates any region of a parameter without evaluating the rest.
 
 pub mod catalog;
+mod compare;
 mod compute;
 pub mod cost;
 pub mod discovered;
@@ -19,6 +20,7 @@ mod regroup;
 mod role;
 mod spread;
 
+pub use compare::{Difference, differences};
 pub use family::Family;
 pub use graph::{Graph, NodeId};
 pub use role::Role;
@@ -26,7 +28,7 @@ pub use role::Role;
 use family::{TensorError, ValueError};
 
 /// Every parameter of a target model, made of the tensors of one checkpoint.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Layout {
     /// The expressions.
     pub graph: Graph,
@@ -34,6 +36,8 @@ pub struct Layout {
     pub outputs: Vec<Output>,
     /// The tensors that are left out.
     pub dropped: Vec<Dropped>,
+    /// Keys of the config (a path joined by dots) that the result changes, with their values.
+    pub config: Vec<(String, serde_json::Value)>,
 }
 
 /// A parameter of the target model, before quantization.

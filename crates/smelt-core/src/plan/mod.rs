@@ -156,6 +156,32 @@ pub fn family_of<'a>(checkpoint: &Checkpoint, own: Option<&'a Family>) -> Result
     })
 }
 
+/// Whether a checkpoint sees or hears.
+pub fn is_multimodal(checkpoint: &Checkpoint) -> bool {
+    let has = |key: &str| checkpoint.config().get(key).is_some_and(serde_json::Value::is_object);
+    has("vision_config") || has("audio_config")
+}
+
+/// The library that is to load the result: the one asked for, else mlx-vlm for what sees or hears and
+/// mlx-lm for the rest, as far as the family describes its model.
+fn target_of<'a>(checkpoint: &Checkpoint, family: &'a Family, asked: Option<&'a str>) -> Result<&'a str> {
+    let described = |target: &str| family.targets.iter().any(|known| known == target);
+    let usual = if is_multimodal(checkpoint) { "mlx-vlm" } else { "mlx-lm" };
+    let target = match (asked, &family.targets[..]) {
+        (Some(asked), _) => asked,
+        (None, [only]) => only,
+        (None, _) => usual,
+    };
+    if described(target) {
+        return Ok(target);
+    }
+    Err(Error::Target {
+        family: family.name.clone(),
+        target: target.to_owned(),
+        known: family.targets.clone(),
+    })
+}
+
 /// A layout with what the plan says of where it comes from.
 #[derive(Debug)]
 pub struct Origin {
@@ -171,10 +197,12 @@ impl Origin {
     /// The layout of a checkpoint by its family.
     ///
     /// # Errors
-    /// [`Error::Layout`] with everything that does not fit.
-    pub fn family(checkpoint: &Checkpoint, family: &Family) -> Result<Self> {
+    /// [`Error::Layout`] with everything that does not fit, [`Error::Target`] if the family does not
+    /// describe the model of the library that is to load the result.
+    pub fn family(checkpoint: &Checkpoint, family: &Family, target: Option<&str>) -> Result<Self> {
+        let target = target_of(checkpoint, family, target)?;
         let layout = family
-            .layout(checkpoint.config(), checkpoint)
+            .layout(checkpoint.config(), checkpoint, target)
             .map_err(|problems| Error::Layout { family: family.name.clone(), problems: problems.into() })?;
         let active_share = family.active_share(checkpoint.config(), checkpoint).ok().flatten();
         Ok(Self { name: family.name.clone(), layout, active_share })
@@ -218,7 +246,7 @@ impl Plan {
             rounding: options.rounding.into(),
             allow_nonfinite: options.allow_nonfinite,
             format: options.format.map(Spec::from),
-            config: config::edited(checkpoint.config(), options.format, &tasks),
+            config: config::edited(checkpoint.config(), &layout.config, options.format, &tasks),
             side_files: checkpoint.side_files().to_vec(),
             totals: Totals::of(&tasks, &shards, checkpoint, active_share),
             dropped: layout.dropped,

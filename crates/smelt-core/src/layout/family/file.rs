@@ -20,6 +20,8 @@ pub struct Family {
     pub title: String,
     /// The `model_type`s of config.json that it covers.
     pub model_types: Vec<String>,
+    /// The libraries whose models it describes.
+    pub targets: Vec<String>,
     /// Values derived from the config.
     pub lets: IndexMap<String, Expr>,
     /// What each index runs over: from 0 up to the value.
@@ -30,6 +32,8 @@ pub struct Family {
     pub groups: Vec<Group>,
     /// Tensors that are left out.
     pub drops: Vec<DropRule>,
+    /// Keys of the config that the result changes, because its tensors are not the source's.
+    pub config: IndexMap<String, Expr>,
 }
 
 /// How many of the routed experts a token uses.
@@ -103,7 +107,7 @@ pub enum FamilyError {
         error: TemplateError,
     },
     /// A parameter named twice in one group, or an index that no `[index]` defines.
-    #[error("in `{key}`: no `[index]` says what `{{{place}}}` runs over")]
+    #[error("in `{key}`: neither `[index]` nor `[let]` has `{place}`")]
     Index {
         /// The name.
         key: String,
@@ -126,6 +130,10 @@ struct FamilyToml {
     name: String,
     title: String,
     model_types: Vec<String>,
+    #[serde(default = "mlx_lm")]
+    targets: Vec<String>,
+    #[serde(default)]
+    config: IndexMap<String, String>,
     #[serde(default, rename = "let")]
     lets: IndexMap<String, String>,
     #[serde(default)]
@@ -173,6 +181,11 @@ struct DropToml {
     why: String,
 }
 
+/// Most families are of language models.
+fn mlx_lm() -> Vec<String> {
+    vec!["mlx-lm".to_owned()]
+}
+
 impl Family {
     /// Parses a family file.
     ///
@@ -185,33 +198,38 @@ impl Family {
             let total = expression("experts.total", &experts.total)?;
             Ok(Experts { total, active: expression("experts.active", &experts.active)? })
         });
-        let groups = file.group.into_iter().map(|group| parse_group(group, &indices));
+        let lets = expressions(file.lets)?;
+        let known = |place: &str| indices.contains_key(place) || lets.contains_key(place);
+        let groups =
+            file.group.into_iter().map(|group| parse_group(group, &known)).collect::<Result<_, _>>()?;
         Ok(Self {
             name: file.name,
             title: file.title,
             model_types: file.model_types,
-            lets: expressions(file.lets)?,
+            targets: file.targets,
+            config: expressions(file.config)?,
+            lets,
             experts: experts.transpose()?,
-            groups: groups.collect::<Result<_, _>>()?,
+            groups,
             drops: file.drop.into_iter().map(parse_drop).collect::<Result<_, _>>()?,
             indices,
         })
     }
 }
 
-fn parse_group(group: GroupToml, indices: &IndexMap<String, Expr>) -> Result<Group, FamilyError> {
+fn parse_group(group: GroupToml, known: &dyn Fn(&str) -> bool) -> Result<Group, FamilyError> {
     let when = condition("when", group.when.as_deref())?;
-    let tensors = group.tensors.into_iter().map(|(name, rule)| parse_tensor(&name, &rule, indices));
+    let tensors = group.tensors.into_iter().map(|(name, rule)| parse_tensor(&name, &rule, known));
     Ok(Group { when, tensors: tensors.collect::<Result<_, _>>()? })
 }
 
 fn parse_tensor(
     key: &str,
     rule: &TensorToml,
-    indices: &IndexMap<String, Expr>,
+    known: &dyn Fn(&str) -> bool,
 ) -> Result<TensorRule, FamilyError> {
     let name = template(key, key)?;
-    if let Some(place) = name.places().into_iter().find(|place| !indices.contains_key(*place)) {
+    if let Some(place) = name.places().into_iter().find(|place| !known(place)) {
         return Err(FamilyError::Index { key: key.to_owned(), place: place.to_owned() });
     }
     Ok(TensorRule {

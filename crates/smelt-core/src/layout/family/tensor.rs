@@ -6,7 +6,14 @@
 //! slice(t, axis, start, end) or slice(t, axis, start, end, step)
 //! transpose(t, 0, 2, 1)   axis i of the result is axis p[i] of t
 //! reshape(t, [a, b])      the same elements under another shape
-//! cast(t, "f32")          rounded to another dtype: "bf16", "f16" or "f32"
+//! split(t, axis, n, i)    the i-th of n equal parts along an axis
+//! cast(t, "f32")          as another dtype: "bf16", "f16", "f32", "u32" …
+//! bitcast(t, "u32")       the same bits as another dtype
+//! repeat(t, axis, n)      each element of an axis n times in a row
+//! pad(t, axis, low, high) zeros before and behind, along an axis
+//! sum(t, axis), norm(t, axis)   along an axis, which keeps one element
+//! sqrt(t), square(t), negative(t), sigmoid(t)   element by element
+//! if(condition, a, b)     one of two
 //! t + 1, t - x, t * x, t / x   in the dtype of t
 //! ```
 
@@ -15,7 +22,7 @@ use super::template::Template;
 use super::value::{Env, Value, ValueError};
 use crate::checkpoint::DType;
 use crate::layout::catalog::Catalog;
-use crate::layout::graph::{BinaryOp, Graph, NodeId, OpError};
+use crate::layout::graph::{BinaryOp, Graph, NodeId, OpError, ReduceOp, UnaryOp};
 
 /// Why a parameter can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -96,10 +103,51 @@ impl Maker<'_> {
                 let tensor = self.make(tensor, env)?;
                 Ok(self.graph.reshape(tensor, &sizes(shape, env)?)?)
             }
-            ("cast", [tensor, dtype]) => {
+            ("split", [tensor, axis, count, index]) => {
                 let tensor = self.make(tensor, env)?;
-                Ok(self.graph.cast(tensor, float_dtype(env.eval(dtype)?)?)?)
+                let (axis, count, index) = (env.size(axis)? as usize, env.size(count)?, env.size(index)?);
+                let size = self.graph.node(tensor).shape.get(axis).copied().unwrap_or(0);
+                let part = size.checked_div(count).unwrap_or(0);
+                Ok(self.graph.slice(tensor, axis, index * part, (index + 1) * part, 1)?)
             }
+            ("cast", [tensor, to]) => {
+                let tensor = self.make(tensor, env)?;
+                Ok(self.graph.cast(tensor, dtype(&env.eval(to)?)?)?)
+            }
+            ("bitcast", [tensor, to]) => {
+                let tensor = self.make(tensor, env)?;
+                Ok(self.graph.bitcast(tensor, dtype(&env.eval(to)?)?)?)
+            }
+            ("repeat", [tensor, axis, count]) => {
+                let tensor = self.make(tensor, env)?;
+                Ok(self.graph.repeat(tensor, env.size(axis)? as usize, env.size(count)?)?)
+            }
+            ("pad", [tensor, axis, low, high]) => {
+                let tensor = self.make(tensor, env)?;
+                let (axis, rank) = (env.size(axis)? as usize, self.graph.node(tensor).shape.len());
+                let side =
+                    |size: u64| (0..rank).map(|at| if at == axis { size } else { 0 }).collect::<Vec<_>>();
+                Ok(self.graph.pad(tensor, &side(env.size(low)?), &side(env.size(high)?), 0.0)?)
+            }
+            ("sum" | "norm", [tensor, axis]) => {
+                let op = if name == "sum" { ReduceOp::Sum } else { ReduceOp::Norm };
+                let tensor = self.make(tensor, env)?;
+                Ok(self.graph.reduce(op, tensor, &[env.size(axis)? as usize])?)
+            }
+            ("if", [test, yes, no]) => {
+                if env.truth(test)? {
+                    self.make(yes, env)
+                } else {
+                    self.make(no, env)
+                }
+            }
+            (_, [tensor]) => match unary(name) {
+                Some(op) => {
+                    let tensor = self.make(tensor, env)?;
+                    Ok(self.graph.unary(op, tensor)?)
+                }
+                None => Err(TensorError::NotATensor(format!("{name}(…)"))),
+            },
             _ => Err(TensorError::NotATensor(format!("{name}(…) with {} arguments", args.len()))),
         }
     }
@@ -162,14 +210,21 @@ fn number_of(value: &Value) -> Result<f64, TensorError> {
     }
 }
 
-fn float_dtype(value: Value) -> Result<DType, TensorError> {
-    match value {
-        Value::Text(name) => match name.as_str() {
-            "bf16" => Ok(DType::BF16),
-            "f16" => Ok(DType::F16),
-            "f32" => Ok(DType::F32),
-            _ => Err(TensorError::NotATensor(format!("cast to `{name}`"))),
-        },
-        other => Err(TensorError::NotATensor(format!("cast to {other:?}"))),
-    }
+/// A dtype by its name in lower case: `bf16`, `u32`.
+fn dtype(value: &Value) -> Result<DType, TensorError> {
+    let known = match value {
+        Value::Text(name) => DType::from_name(&name.to_uppercase()),
+        _ => None,
+    };
+    known.ok_or_else(|| TensorError::NotATensor(format!("a tensor of dtype {value:?}")))
+}
+
+fn unary(name: &str) -> Option<UnaryOp> {
+    Some(match name {
+        "negative" => UnaryOp::Negative,
+        "square" => UnaryOp::Square,
+        "sqrt" => UnaryOp::Sqrt,
+        "sigmoid" => UnaryOp::Sigmoid,
+        _ => return None,
+    })
 }

@@ -1,5 +1,9 @@
 //! Evaluates the numbers and conditions of family files against one checkpoint.
 
+use std::cell::OnceCell;
+use std::collections::HashMap;
+
+use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use super::syntax::{Expr, Operator};
@@ -70,12 +74,7 @@ type Valued = Result<Value, ValueError>;
 /// What names mean: indices, the family's own values, the config, the tensors.
 #[derive(Clone, Copy)]
 pub struct Env<'a> {
-    /// The config of the checkpoint.
-    config: &'a Config,
-    /// The tensors of the checkpoint.
-    catalog: &'a dyn Catalog,
-    /// The family's own values.
-    lets: &'a indexmap::IndexMap<String, Expr>,
+    facts: &'a Facts<'a>,
     /// The indices that are bound, innermost last.
     bound: &'a [(&'a str, u64)],
     /// How many `[let]` values are being worked out.
@@ -84,14 +83,46 @@ pub struct Env<'a> {
     inside: Option<&'a str>,
 }
 
-impl<'a> Env<'a> {
-    /// Over a checkpoint's config and tensors, with the values of a family and no index bound.
+/// What is the same for all names of one checkpoint.
+pub struct Facts<'a> {
+    /// The config of the checkpoint.
+    config: &'a Config,
+    /// The tensors of the checkpoint.
+    catalog: &'a dyn Catalog,
+    /// The library that is to load the result.
+    target: &'a str,
+    /// The family's own values.
+    lets: &'a IndexMap<String, Expr>,
+    /// Those of them that no index decides, worked out when they are first asked for.
+    fixed: HashMap<&'a str, OnceCell<Valued>>,
+}
+
+impl<'a> Facts<'a> {
+    /// About a checkpoint, for a family with these values and indices.
     pub fn new(
         config: &'a Config,
         catalog: &'a dyn Catalog,
-        lets: &'a indexmap::IndexMap<String, Expr>,
+        target: &'a str,
+        lets: &'a IndexMap<String, Expr>,
+        indices: &IndexMap<String, Expr>,
     ) -> Self {
-        Self { config, catalog, lets, bound: &[], depth: 0, inside: None }
+        let is_fixed = |expr: &Expr| !expr.mentions(&|name| indices.contains_key(name), lets, 0);
+        let fixed = lets.iter().filter(|(_, expr)| is_fixed(expr));
+        let fixed = fixed.map(|(name, _)| (name.as_str(), OnceCell::new())).collect();
+        Self { config, catalog, target, lets, fixed }
+    }
+}
+
+impl std::fmt::Debug for Facts<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Facts").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Env<'a> {
+    /// Over a checkpoint, with no index bound.
+    pub fn new(facts: &'a Facts<'a>) -> Self {
+        Self { facts, bound: &[], depth: 0, inside: None }
     }
 
     /// The indices that are bound, innermost last.
@@ -161,12 +192,37 @@ impl<'a> Env<'a> {
         }
     }
 
-    /// A name with the bound indices in its places.
+    /// A name with indices and texts in its places.
     ///
     /// # Errors
-    /// [`ValueError::Place`] for a place that is not bound.
+    /// [`ValueError::Place`] for a place that nothing fills.
     pub fn fill(&self, template: &Template) -> Result<String, ValueError> {
-        template.fill(|place| self.index(place)).map_err(|place| ValueError::Place(place.to_owned()))
+        use std::fmt::Write as _;
+        template.fill(|place, name| {
+            match self.index(place) {
+                Some(index) => write!(name, "{index}").expect("a String takes everything"),
+                None => name.push_str(&self.place(place)?),
+            }
+            Ok(())
+        })
+    }
+
+    /// A pattern with the texts that its places name; what is left are places for numbers.
+    pub fn pattern(&self, template: &Template) -> Template {
+        template.resolved(|place| self.place(place).ok())
+    }
+
+    /// The text or number that `[let]` has for a place.
+    fn place(&self, place: &str) -> Result<String, ValueError> {
+        let missing = || ValueError::Place(place.to_owned());
+        if !self.facts.lets.contains_key(place) {
+            return Err(missing());
+        }
+        match self.name(place)? {
+            Value::Text(text) => Ok(text),
+            Value::Int(value) => Ok(value.to_string()),
+            _ => Err(missing()),
+        }
     }
 
     fn index(&self, name: &str) -> Option<u64> {
@@ -177,18 +233,35 @@ impl<'a> Env<'a> {
         if let Some(index) = self.index(name) {
             return Ok(Value::Int(index.cast_signed()));
         }
-        match (name, self.lets.get_key_value(name)) {
-            ("true", _) => Ok(Value::Bool(true)),
-            ("false", _) => Ok(Value::Bool(false)),
-            ("null", _) => Ok(Value::Null),
+        match name {
+            "true" => return Ok(Value::Bool(true)),
+            "false" => return Ok(Value::Bool(false)),
+            "null" => return Ok(Value::Null),
+            "target" => return Ok(Value::Text(self.facts.target.to_owned())),
+            _ => {}
+        }
+        match self.facts.lets.get_key_value(name) {
             // A value may complete the config key whose name it has: there the name is the key.
-            (_, Some((key, expr))) if self.inside != Some(name) => {
-                if self.depth > self.lets.len() {
-                    return Err(ValueError::Cycle(name.to_owned()));
+            Some((key, expr)) if self.inside != Some(name) => self.own_value(key, expr),
+            _ => Ok(self.facts.config.get(name).map_or(Value::Null, Value::from_json)),
+        }
+    }
+
+    fn own_value(&self, key: &'a str, expr: &Expr) -> Valued {
+        if self.depth > self.facts.lets.len() {
+            return Err(ValueError::Cycle(key.to_owned()));
+        }
+        let work_out = || Env { depth: self.depth + 1, inside: Some(key), ..*self }.eval(expr);
+        match self.facts.fixed.get(key) {
+            // One that is being worked out asks for itself: that is a cycle, found by its depth.
+            Some(cell) => match cell.get() {
+                Some(value) => value.clone(),
+                None => {
+                    let value = work_out();
+                    cell.get_or_init(|| value).clone()
                 }
-                Env { depth: self.depth + 1, inside: Some(key), ..*self }.eval(expr)
-            }
-            _ => Ok(self.config.get(name).map_or(Value::Null, Value::from_json)),
+            },
+            None => work_out(),
         }
     }
 
@@ -219,7 +292,9 @@ impl<'a> Env<'a> {
 
     fn call(&self, name: &str, args: &[Expr]) -> Valued {
         match (name, args) {
-            ("has", [tensor]) => Ok(Value::Bool(self.catalog.find(&self.text(tensor, name)?).is_some())),
+            ("has", [tensor]) => {
+                Ok(Value::Bool(self.facts.catalog.find(&self.text(tensor, name)?).is_some()))
+            }
             ("any", [Expr::Text(pattern)]) => Ok(Value::Bool(self.any(pattern))),
             ("ndim", [tensor]) => {
                 Ok(self.shape(tensor, name)?.map_or(Value::Null, |shape| int(shape.len() as u64)))
@@ -229,6 +304,19 @@ impl<'a> Env<'a> {
                 let shape = self.shape(tensor, name)?;
                 Ok(shape.and_then(|shape| shape.get(axis).copied()).map_or(Value::Null, int))
             }
+            ("if", [test, yes, no]) => {
+                if self.truth(test)? {
+                    self.eval(yes)
+                } else {
+                    self.eval(no)
+                }
+            }
+            ("div", [a, b]) => {
+                let (a, b) = (self.size(a)?, self.size(b)?);
+                a.checked_div(b).map(int).ok_or(ValueError::Division(a.cast_signed(), b.cast_signed()))
+            }
+            ("min", [a, b]) => Ok(int(self.size(a)?.min(self.size(b)?))),
+            ("max", [a, b]) => Ok(int(self.size(a)?.max(self.size(b)?))),
             ("len", [list]) => match self.eval(list)? {
                 Value::List(items) => Ok(int(items.len() as u64)),
                 other => Err(other.not("a list", "len")),
@@ -246,13 +334,15 @@ impl<'a> Env<'a> {
 
     fn shape(&self, tensor: &Expr, context: &str) -> Result<Option<&'a [u64]>, ValueError> {
         let name = self.text(tensor, context)?;
-        Ok(self.catalog.find(&name).map(|id| self.catalog.info(id).shape))
+        Ok(self.facts.catalog.find(&name).map(|id| self.facts.catalog.info(id).shape))
     }
 
     /// Whether any tensor has a name of this form.
     fn any(&self, pattern: &Template) -> bool {
-        (0..self.catalog.count())
-            .any(|at| pattern.matches(self.catalog.info(crate::checkpoint::TensorId(at)).name).is_some())
+        let pattern = self.pattern(pattern);
+        (0..self.facts.catalog.count()).any(|at| {
+            pattern.matches(self.facts.catalog.info(crate::checkpoint::TensorId(at)).name).is_some()
+        })
     }
 }
 
@@ -274,6 +364,18 @@ impl Value {
             },
             Json::String(text) => Self::Text(text.clone()),
             Json::Array(items) => Self::List(items.iter().map(Self::from_json).collect()),
+        }
+    }
+
+    /// The value as it stands in a config.
+    pub fn into_json(self) -> Json {
+        match self {
+            Self::Null => Json::Null,
+            Self::Bool(value) => value.into(),
+            Self::Int(value) => value.into(),
+            Self::Float(value) => value.into(),
+            Self::Text(text) => text.into(),
+            Self::List(items) => items.into_iter().map(Self::into_json).collect(),
         }
     }
 
