@@ -43,6 +43,7 @@ impl Command {
 
 /// Where the weights come from and how they are stored.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that can be typed")]
 pub(crate) struct PlanArgs {
     /// Directory of the checkpoint: config.json, safetensors shards, tokenizer files
     pub(crate) model: PathBuf,
@@ -205,8 +206,32 @@ pub(crate) enum FamiliesCommand {
         /// Its name
         name: String,
     },
+    /// Draft a family file from what the installed library does with a checkpoint, and check the draft
+    Learn(LearnArgs),
     /// Compare a family with what the installed library does, on checkpoints or manifests
     Check(CheckArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LearnArgs {
+    /// Directory of a checkpoint, or a manifest
+    pub(crate) model: PathBuf,
+
+    /// Layout that `smelt discover` wrote for it; without one, the library is asked
+    #[arg(long, value_name = "FILE")]
+    pub(crate) layout: Option<PathBuf>,
+
+    /// File to write [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Python that has mlx-lm or mlx-vlm installed
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub(crate) python: PathBuf,
+
+    /// Library to ask [default: mlx-vlm for a checkpoint with vision or audio, mlx-lm for others]
+    #[arg(long, value_enum)]
+    pub(crate) library: Option<LibraryArg>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -12,6 +12,7 @@ pub mod cost;
 pub mod discovered;
 pub mod family;
 pub mod graph;
+pub mod learn;
 mod op;
 mod permute;
 pub mod pool;

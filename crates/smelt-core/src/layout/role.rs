@@ -116,7 +116,7 @@ impl Role {
         let last = path.rsplit('.').next().unwrap_or(path);
         let expert = path.contains("switch_mlp") || path.contains(".experts");
         match last {
-            _ if name.ends_with(".bias") => Self::Bias,
+            "bias" => Self::Bias,
             _ if last.contains("norm") || last.starts_with("ln") => Self::Norm,
             "embed_tokens" | "wte" | "word_embeddings" | "tok_embeddings" | "embeddings" if linear => {
                 Self::Embedding

@@ -219,7 +219,9 @@ pub(crate) fn smaller(left: &Tensor, right: &Tensor) -> Tensor {
 
 pub(crate) fn reduce(op: ReduceOp, input: &Tensor, axes: &[usize]) -> Tensor {
     let mut shape = input.shape.clone();
-    axes.iter().for_each(|&axis| shape[axis] = 1);
+    for &axis in axes {
+        shape[axis] = 1;
+    }
     Tensor::from_fn(input.dtype, &shape, |at| {
         let inside = |position: &&Vec<u64>| (0..at.len()).all(|i| axes.contains(&i) || position[i] == at[i]);
         let all = positions(&input.shape);

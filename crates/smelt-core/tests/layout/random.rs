@@ -1,5 +1,7 @@
 //! Random graphs, made together with the value of each node as [`crate::naive`] has it.
 
+#![expect(clippy::unnecessary_wraps, reason = "every way to make a node has one signature")]
+
 use proptest::prelude::*;
 use smelt_core::Result;
 use smelt_core::checkpoint::region::Axis;
@@ -143,7 +145,7 @@ impl Case {
     fn concat(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
         let axis = dice.roll(value.shape.len() as u64) as usize;
         let others = self.like(value, Some(axis));
-        let mut parts: Vec<_> = (0..1 + dice.roll(2)).map(|_| dice.pick(&others)).collect();
+        let mut parts: Vec<_> = (0..=dice.roll(2)).map(|_| dice.pick(&others)).collect();
         parts.insert(dice.roll(2) as usize, (id, value.clone()));
         let (ids, values): (Vec<_>, Vec<_>) = parts.iter().map(|(id, value)| (*id, value)).unzip();
         Some((self.graph.concat(axis, &ids).unwrap(), naive::concat(axis, &values)))
@@ -173,7 +175,7 @@ impl Case {
         let sorted = dice.roll(2) == 0;
         let mut at = 0;
         for prime in [7, 5, 3, 2] {
-            while rest % prime == 0 {
+            while rest.is_multiple_of(prime) {
                 rest /= prime;
                 at = if sorted {
                     (at + dice.roll(2) as usize).min(shape.len() - 1)

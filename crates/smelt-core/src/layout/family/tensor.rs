@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! stack(expert, t)        t for each value of the index, along a new first axis
+//! stack(a, b, …)          these tensors, along a new first axis
 //! concat(axis, a, b, …)   one after another along an axis
 //! slice(t, axis, start, end) or slice(t, axis, start, end, step)
 //! transpose(t, 0, 2, 1)   axis i of the result is axis p[i] of t
@@ -9,6 +10,8 @@
 //! split(t, axis, n, i)    the i-th of n equal parts along an axis
 //! cast(t, "f32")          as another dtype: "bf16", "f16", "f32", "u32" …
 //! bitcast(t, "u32")       the same bits as another dtype
+//! from_fp8(t, "bf16")     bytes of E4M3 as floats
+//! broadcast(t, [a, b])    repeated to a shape
 //! repeat(t, axis, n)      each element of an axis n times in a row
 //! pad(t, axis, low, high) zeros before and behind, along an axis
 //! sum(t, axis), norm(t, axis)   along an axis, which keeps one element
@@ -82,6 +85,11 @@ impl Maker<'_> {
     fn call(&mut self, name: &str, args: &[Expr], env: &Env<'_>) -> Made {
         match (name, args) {
             ("stack", [Expr::Name(index), tensor]) => self.stack(index, tensor, env),
+            ("stack", tensors) => {
+                let parts =
+                    tensors.iter().map(|tensor| self.make(tensor, env)).collect::<Result<Vec<_>, _>>()?;
+                Ok(self.graph.stack(0, &parts)?)
+            }
             ("concat", [axis, tensors @ ..]) => {
                 let axis = env.size(axis)? as usize;
                 let parts =
@@ -117,6 +125,14 @@ impl Maker<'_> {
             ("bitcast", [tensor, to]) => {
                 let tensor = self.make(tensor, env)?;
                 Ok(self.graph.bitcast(tensor, dtype(&env.eval(to)?)?)?)
+            }
+            ("from_fp8", [tensor, to]) => {
+                let tensor = self.make(tensor, env)?;
+                Ok(self.graph.from_fp8(tensor, dtype(&env.eval(to)?)?)?)
+            }
+            ("broadcast", [tensor, Expr::List(shape)]) => {
+                let tensor = self.make(tensor, env)?;
+                Ok(self.graph.broadcast(tensor, &sizes(shape, env)?)?)
             }
             ("repeat", [tensor, axis, count]) => {
                 let tensor = self.make(tensor, env)?;

@@ -252,17 +252,15 @@ impl<'a> Env<'a> {
             return Err(ValueError::Cycle(key.to_owned()));
         }
         let work_out = || Env { depth: self.depth + 1, inside: Some(key), ..*self }.eval(expr);
-        match self.facts.fixed.get(key) {
-            // One that is being worked out asks for itself: that is a cycle, found by its depth.
-            Some(cell) => match cell.get() {
-                Some(value) => value.clone(),
-                None => {
-                    let value = work_out();
-                    cell.get_or_init(|| value).clone()
-                }
-            },
-            None => work_out(),
+        let Some(cell) = self.facts.fixed.get(key) else {
+            return work_out();
+        };
+        if let Some(value) = cell.get() {
+            return value.clone();
         }
+        // Not `get_or_init`: a value that asks for itself gets here again, until its depth ends it.
+        let value = work_out();
+        cell.get_or_init(|| value).clone()
     }
 
     fn item(&self, list: &Expr, index: &Expr) -> Valued {
