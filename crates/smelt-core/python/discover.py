@@ -239,18 +239,6 @@ def holds_proxy(value: Any) -> bool:
     return False
 
 
-def replace(change: Callable[[Any], Any], value: Any) -> Any:
-    """`value` with every stand-in changed."""
-    kind = type(value)
-    if kind is Proxy:
-        return change(value)
-    if kind is tuple or kind is list:
-        return kind(replace(change, v) for v in value)
-    if kind is dict:
-        return {k: replace(change, v) for k, v in value.items()}
-    return value
-
-
 # ---------------------------------------------------------------------------------------
 # The recorder: what an operation on stand-ins becomes
 # ---------------------------------------------------------------------------------------
@@ -312,8 +300,17 @@ class Recorder:
 
     def ask(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """What MLX makes of these arguments: shape and dtype of the result, or its error."""
-        lazy = functools.partial(replace, lambda proxy: self.lazy(proxy.node))
-        return self.real[name](*lazy(args), **lazy(kwargs))
+        positional = [self.lazily(value) for value in args]
+        return self.real[name](*positional, **{k: self.lazily(v) for k, v in kwargs.items()})
+
+    def lazily(self, value: Any) -> Any:
+        """`value` with lazy arrays for its stand-ins, at any depth of lists, tuples and dicts."""
+        kind = type(value)
+        if kind is Proxy:
+            return self.lazy(value.node)
+        if kind is tuple or kind is list:
+            return kind([self.lazily(v) for v in value])
+        return {k: self.lazily(v) for k, v in value.items()} if kind is dict else value
 
     def like(self, result: Any) -> tuple[str, Shape]:
         return self.spelling[result.dtype], tuple(result.shape)
