@@ -10,7 +10,7 @@ fn main() -> io::Result<()> {
     let mut names = Vec::new();
     for entry in fs::read_dir(&folder)? {
         let name = entry?.file_name().into_string().expect("file names of families are plain");
-        if name.ends_with(".toml") {
+        if Path::new(&name).extension().is_some_and(|ending| ending == "toml") {
             names.push(name);
         }
     }

@@ -126,10 +126,10 @@ fn left_out(plan: &Plan) -> String {
             None => reasons.push((&dropped.why, 1)),
         }
     }
-    match reasons.is_empty() {
-        true => "no tensor".to_owned(),
-        false => reasons.iter().map(|(why, count)| format!("{count} × {why}")).collect::<Vec<_>>().join(", "),
+    if reasons.is_empty() {
+        return "no tensor".to_owned();
     }
+    reasons.iter().map(|(why, count)| format!("{count} × {why}")).collect::<Vec<_>>().join(", ")
 }
 
 fn largest_unquantized(plan: &Plan) -> Vec<String> {

@@ -140,7 +140,7 @@ fn cut(shape: &[u64], low: u64, high: u64, prefix: &mut Region, found: &mut Vec<
     };
     let row: u64 = inner.iter().product();
     let (first, last) = (low / row, high / row);
-    if low % row == 0 && high % row == 0 {
+    if low.is_multiple_of(row) && high.is_multiple_of(row) {
         push_rows(first, last - first, inner, prefix, found);
         return;
     }
@@ -149,12 +149,12 @@ fn cut(shape: &[u64], low: u64, high: u64, prefix: &mut Region, found: &mut Vec<
         return;
     }
     let mut next = first;
-    if low % row != 0 {
+    if !low.is_multiple_of(row) {
         descend(first, low % row, row, inner, prefix, found);
         next += 1;
     }
     push_rows(next, last - next, inner, prefix, found);
-    if high % row != 0 {
+    if !high.is_multiple_of(row) {
         descend(last, 0, high % row, inner, prefix, found);
     }
 }

@@ -70,7 +70,7 @@ impl<'a> Puller<'a> {
             Op::Transpose { input, perm } => self.transpose(*input, perm, region, out, pool),
             Op::Reshape(input) => {
                 let groups = regroup(&self.graph.node(*input).shape, &node.shape, region);
-                self.gather(*input, groups, out, pool)
+                self.gather(*input, &groups, out, pool)
             }
             Op::Cast(input) => self.cast(*input, float(node), region, out, pool),
             Op::Scalar(bits) => {
@@ -141,14 +141,14 @@ impl<'a> Puller<'a> {
     }
 
     /// Collects the pieces of a reshaped region, one group with several pieces after the other.
-    fn gather(&self, input: NodeId, groups: Vec<Group>, out: &mut [u8], pool: &mut Pool) -> Result<()> {
-        let Some((at, place)) = scattered(&groups, element_size(self.graph.node(input))) else {
-            return self.pull(input, &inside(&groups), out, pool);
+    fn gather(&self, input: NodeId, groups: &[Group], out: &mut [u8], pool: &mut Pool) -> Result<()> {
+        let Some((at, place)) = scattered(groups, element_size(self.graph.node(input))) else {
+            return self.pull(input, &inside(groups), out, pool);
         };
-        for piece in groups[at].pieces.clone() {
-            let narrowed = narrow(&groups, at, &piece);
+        for piece in &groups[at].pieces {
+            let narrowed = narrow(groups, at, piece);
             self.pull_into(&place, piece.offset, piece.len, out, pool, |this, out, pool| {
-                this.gather(input, narrowed, out, pool)
+                this.gather(input, &narrowed, out, pool)
             })?;
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use super::file::{DropRule, Family, Group, TensorRule};
 use super::syntax::Expr;
-use super::tensor::{Maker, TensorError};
+use super::tensor::{Maker, Range, Ranges, TensorError, range};
 use super::value::{Env, ValueError};
 use crate::checkpoint::{Config, TensorId};
 use crate::layout::catalog::Catalog;
@@ -36,13 +36,12 @@ pub(super) fn expand(
 }
 
 /// How far each index of the family runs on this checkpoint. One that nothing defines here (no
-/// experts in a dense variant) is missing, and only asked for where a rule needs it.
-fn ranges<'a>(family: &'a Family, env: &Env<'_>) -> Result<Vec<(&'a str, u64)>, Problem> {
+/// experts in a dense variant) is missing, and only a problem where a rule needs it.
+fn ranges<'a>(family: &'a Family, env: &Env<'_>) -> Result<Vec<Range<'a>>, Problem> {
     let mut ranges = Vec::new();
     for (name, expr) in &family.indices {
         match env.size(expr) {
-            Ok(range) => ranges.push((name.as_str(), range)),
-            Err(ValueError::Missing(_)) => {}
+            range @ (Ok(_) | Err(ValueError::Missing(_))) => ranges.push((name.as_str(), range)),
             Err(error) => return Err(Problem::Value { rule: format!("index.{name}"), error }),
         }
     }
@@ -52,7 +51,7 @@ fn ranges<'a>(family: &'a Family, env: &Env<'_>) -> Result<Vec<(&'a str, u64)>, 
 struct Expansion<'a> {
     family: &'a Family,
     env: Env<'a>,
-    ranges: &'a [(&'a str, u64)],
+    ranges: &'a Ranges<'a>,
     catalog: &'a dyn Catalog,
     graph: Graph,
     outputs: Vec<Output>,
@@ -85,15 +84,8 @@ impl<'a> Expansion<'a> {
     }
 
     fn range(&mut self, index: &str, rule: &str) -> Option<u64> {
-        let found = self.ranges.iter().find(|(name, _)| *name == index).map(|&(_, range)| range);
-        if found.is_none() {
-            let missing = match self.family.indices.get(index) {
-                Some(Expr::Name(name)) => ValueError::Missing(name.clone()),
-                _ => ValueError::Place(index.to_owned()),
-            };
-            self.problems.push(Problem::Value { rule: rule.to_owned(), error: missing });
-        }
-        found
+        let found = range(self.ranges, index);
+        found.map_err(|error| self.problems.push(Problem::Value { rule: rule.to_owned(), error })).ok()
     }
 
     /// Writes a rule out for these indices and every value of the others in its name.

@@ -220,13 +220,13 @@ impl Family {
 
 fn parse_group(group: GroupToml, indices: &IndexMap<String, Expr>) -> Result<Group, FamilyError> {
     let when = condition("when", group.when.as_deref())?;
-    let tensors = group.tensors.into_iter().map(|(name, rule)| parse_tensor(&name, rule, indices));
+    let tensors = group.tensors.into_iter().map(|(name, rule)| parse_tensor(&name, &rule, indices));
     Ok(Group { when, tensors: tensors.collect::<Result<_, _>>()? })
 }
 
 fn parse_tensor(
     key: &str,
-    rule: TensorToml,
+    rule: &TensorToml,
     indices: &IndexMap<String, Expr>,
 ) -> Result<TensorRule, FamilyError> {
     let name = template(key, key)?;
@@ -241,7 +241,7 @@ fn parse_tensor(
         },
         when: condition(key, rule.when.as_deref())?,
         role: rule.role,
-        module: module(key, &rule)?,
+        module: module(key, rule)?,
         cast: rule.cast.unwrap_or(true),
         name,
     })

@@ -49,7 +49,19 @@ pub(super) struct Maker<'a> {
     pub(super) graph: &'a mut Graph,
     pub(super) catalog: &'a dyn Catalog,
     /// How far each index runs.
-    pub(super) ranges: &'a [(&'a str, u64)],
+    pub(super) ranges: &'a Ranges<'a>,
+}
+
+/// How far each index of a family runs on a checkpoint, or why that can't be told.
+pub(super) type Ranges<'a> = [Range<'a>];
+
+/// An index and how far it runs.
+pub(super) type Range<'a> = (&'a str, Result<u64, ValueError>);
+
+/// How far an index runs.
+pub(super) fn range(ranges: &Ranges<'_>, index: &str) -> Result<u64, ValueError> {
+    let found = ranges.iter().find(|(name, _)| *name == index).map(|(_, range)| range.clone());
+    found.unwrap_or_else(|| Err(ValueError::Place(index.to_owned())))
 }
 
 impl Maker<'_> {
@@ -59,7 +71,7 @@ impl Maker<'_> {
             Expr::Text(template) => self.source(template, env),
             Expr::Call(name, args) => self.call(name, args, env),
             Expr::Binary(op, left, right) => self.binary(*op, left, right, env),
-            other => Err(TensorError::NotATensor(format!("{other:?}"))),
+            other => Err(TensorError::NotATensor(kind(other))),
         }
     }
 
@@ -105,8 +117,7 @@ impl Maker<'_> {
     }
 
     fn stack(&mut self, index: &str, tensor: &Expr, env: &Env<'_>) -> Made {
-        let range = self.ranges.iter().find(|(name, _)| *name == index);
-        let &(_, range) = range.ok_or_else(|| ValueError::Place(index.to_owned()))?;
+        let range = range(self.ranges, index)?;
         let mut bound = env.bound().to_vec();
         bound.push((index, 0));
         let mut parts = Vec::with_capacity(range as usize);
@@ -136,7 +147,7 @@ impl Maker<'_> {
             Operator::Subtract => BinaryOp::Sub,
             Operator::Multiply => BinaryOp::Mul,
             Operator::Divide => BinaryOp::Div,
-            other => return Err(TensorError::NotATensor(format!("{other:?}"))),
+            other => return Err(TensorError::NotATensor(format!("… {other} …"))),
         };
         let left = self.make(left, env)?;
         let right = match right {
@@ -158,7 +169,22 @@ fn number_of(value: &Value) -> Result<f64, TensorError> {
     match value {
         Value::Int(value) => Ok(*value as f64),
         Value::Float(value) => Ok(*value),
-        other => Err(TensorError::NotATensor(format!("{other:?}"))),
+        other => Err(TensorError::NotATensor(other.to_string())),
+    }
+}
+
+/// An expression in a word or two, for a message.
+fn kind(expr: &Expr) -> String {
+    match expr {
+        Expr::Int(value) => value.to_string(),
+        Expr::Float(value) => value.to_string(),
+        Expr::Name(name) => name.clone(),
+        Expr::Negate(_) => "-…".to_owned(),
+        Expr::Not(_) => "not …".to_owned(),
+        Expr::List(_) | Expr::Item(..) => "[…]".to_owned(),
+        Expr::Text(template) => template.to_string(),
+        Expr::Call(name, _) => format!("{name}(…)"),
+        Expr::Binary(op, ..) => format!("… {op} …"),
     }
 }
 
@@ -170,6 +196,6 @@ fn float_dtype(value: Value) -> Result<DType, TensorError> {
             "f32" => Ok(DType::F32),
             _ => Err(TensorError::NotATensor(format!("cast to `{name}`"))),
         },
-        other => Err(TensorError::NotATensor(format!("cast to {other:?}"))),
+        other => Err(TensorError::NotATensor(format!("cast to {other}"))),
     }
 }

@@ -1,5 +1,7 @@
 //! Evaluates the numbers and conditions of family files against one checkpoint.
 
+use std::fmt;
+
 use serde_json::Value as Json;
 
 use super::syntax::{Expr, Operator};
@@ -31,7 +33,7 @@ pub enum ValueError {
     #[error("`{0}` is missing in config.json")]
     Missing(String),
     /// A value of another kind than the expression needs.
-    #[error("{found} where {expected} is needed in `{context}`")]
+    #[error("{found} where {expected} is needed in {context}")]
     Kind {
         /// What was found.
         found: String,
@@ -125,7 +127,7 @@ impl<'a> Env<'a> {
             Expr::Negate(inner) => match self.eval(inner)? {
                 Value::Int(value) => value.checked_neg().map(Value::Int).ok_or(ValueError::Overflow),
                 Value::Float(value) => Ok(Value::Float(-value)),
-                other => Err(other.not("a number", "-")),
+                other => Err(other.not("a number", "`-`")),
             },
             Expr::Not(inner) => Ok(Value::Bool(!self.truth(inner)?)),
             Expr::Binary(op, left, right) => self.binary(*op, left, right),
@@ -156,9 +158,29 @@ impl<'a> Env<'a> {
             (Value::Int(value), _) => {
                 u64::try_from(value).map_err(|_| Value::Int(value).not("a size", "a shape"))
             }
-            (Value::Null, Expr::Name(name)) => Err(ValueError::Missing(name.clone())),
+            (Value::Null, expr) => Err(self.absent(expr)),
             (other, _) => Err(other.not("a whole number", "a shape")),
         }
+    }
+
+    /// What lacks where an expression that must have a value is null: the key of the config behind
+    /// it, if there is one.
+    fn absent(&self, expr: &Expr) -> ValueError {
+        match expr {
+            Expr::Name(name) => match self.own(name) {
+                Some((env, expr)) => env.absent(expr),
+                None => ValueError::Missing(name.clone()),
+            },
+            Expr::Binary(Operator::Else, _, last) => self.absent(last),
+            _ => Value::Null.not("a number", "an expression"),
+        }
+    }
+
+    /// The family's own value of this name, and where to evaluate it. A value may complete the
+    /// config key whose name it has: in there the name is the key.
+    fn own(&self, name: &str) -> Option<(Self, &'a Expr)> {
+        let (key, expr) = self.lets.get_key_value(name).filter(|_| self.inside != Some(name))?;
+        Some((Self { depth: self.depth + 1, inside: Some(key), ..*self }, expr))
     }
 
     /// A name with the bound indices in its places.
@@ -177,18 +199,13 @@ impl<'a> Env<'a> {
         if let Some(index) = self.index(name) {
             return Ok(Value::Int(index.cast_signed()));
         }
-        match (name, self.lets.get_key_value(name)) {
+        match (name, self.own(name)) {
             ("true", _) => Ok(Value::Bool(true)),
             ("false", _) => Ok(Value::Bool(false)),
             ("null", _) => Ok(Value::Null),
-            // A value may complete the config key whose name it has: there the name is the key.
-            (_, Some((key, expr))) if self.inside != Some(name) => {
-                if self.depth > self.lets.len() {
-                    return Err(ValueError::Cycle(name.to_owned()));
-                }
-                Env { depth: self.depth + 1, inside: Some(key), ..*self }.eval(expr)
-            }
-            _ => Ok(self.config.get(name).map_or(Value::Null, Value::from_json)),
+            (_, Some(_)) if self.depth > self.lets.len() => Err(ValueError::Cycle(name.to_owned())),
+            (_, Some((env, expr))) => env.eval(expr),
+            (_, None) => Ok(self.config.get(name).map_or(Value::Null, Value::from_json)),
         }
     }
 
@@ -200,8 +217,8 @@ impl<'a> Env<'a> {
                 at.map(|at| items.swap_remove(at)).ok_or(ValueError::Item { index, len })
             }
             (Value::Null, _) => Ok(Value::Null),
-            (Value::List(_), other) => Err(other.not("a whole number", "[…]")),
-            (other, _) => Err(other.not("a list", "[…]")),
+            (Value::List(_), other) => Err(other.not("a whole number", "`[…]`")),
+            (other, _) => Err(other.not("a list", "`[…]`")),
         }
     }
 
@@ -213,7 +230,18 @@ impl<'a> Env<'a> {
                 Value::Null => self.eval(right),
                 value => Ok(value),
             },
-            _ => operate(op, self.eval(left)?, self.eval(right)?),
+            Operator::Equal | Operator::Unequal | Operator::In => {
+                operate(op, &self.eval(left)?, &self.eval(right)?)
+            }
+            _ => operate(op, &self.present(left)?, &self.present(right)?),
+        }
+    }
+
+    /// The value of an expression that must have one.
+    fn present(&self, expr: &Expr) -> Valued {
+        match self.eval(expr)? {
+            Value::Null => Err(self.absent(expr)),
+            value => Ok(value),
         }
     }
 
@@ -231,7 +259,7 @@ impl<'a> Env<'a> {
             }
             ("len", [list]) => match self.eval(list)? {
                 Value::List(items) => Ok(int(items.len() as u64)),
-                other => Err(other.not("a list", "len")),
+                other => Err(other.not("a list", "`len`")),
             },
             _ => Err(ValueError::Function(format!("{name}, with {} arguments", args.len()))),
         }
@@ -240,7 +268,7 @@ impl<'a> Env<'a> {
     fn text(&self, expr: &Expr, context: &str) -> Result<String, ValueError> {
         match self.eval(expr)? {
             Value::Text(text) => Ok(text),
-            other => Err(other.not("a quoted name", context)),
+            other => Err(other.not("a quoted name", &format!("`{context}`"))),
         }
     }
 
@@ -256,8 +284,8 @@ impl<'a> Env<'a> {
     }
 }
 
-impl std::fmt::Debug for Env<'_> {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Env<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Env").field("bound", &self.bound).finish_non_exhaustive()
     }
 }
@@ -278,7 +306,23 @@ impl Value {
     }
 
     fn not(&self, expected: &'static str, context: &str) -> ValueError {
-        ValueError::Kind { found: format!("{self:?}"), expected, context: context.to_owned() }
+        ValueError::Kind { found: self.to_string(), expected, context: context.to_owned() }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => out.write_str("null"),
+            Self::Bool(value) => write!(out, "{value}"),
+            Self::Int(value) => write!(out, "{value}"),
+            Self::Float(value) => write!(out, "{value}"),
+            Self::Text(text) => write!(out, "\"{text}\""),
+            Self::List(items) => {
+                let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+                write!(out, "[{}]", items.join(", "))
+            }
+        }
     }
 }
 
@@ -286,16 +330,16 @@ fn int(value: u64) -> Value {
     Value::Int(value.cast_signed())
 }
 
-fn operate(op: Operator, left: Value, right: Value) -> Valued {
-    match (op, &left, &right) {
+fn operate(op: Operator, left: &Value, right: &Value) -> Valued {
+    match (op, left, right) {
         (Operator::Equal, ..) => Ok(Value::Bool(left == right)),
         (Operator::Unequal, ..) => Ok(Value::Bool(left != right)),
         (Operator::In, item, Value::List(items)) => Ok(Value::Bool(items.contains(item))),
         (Operator::In, _, Value::Null) => Ok(Value::Bool(false)),
         (_, Value::Int(a), Value::Int(b)) => whole(op, *a, *b),
-        (_, Value::Int(_) | Value::Float(_), Value::Int(_) | Value::Float(_)) => float(op, &left, &right),
+        (_, Value::Int(_) | Value::Float(_), Value::Int(_) | Value::Float(_)) => float(op, left, right),
         (_, Value::Int(_) | Value::Float(_), other) | (_, other, _) => {
-            Err(other.not("a number", "an operation"))
+            Err(other.not("a number", &format!("`{op}`")))
         }
     }
 }
@@ -332,6 +376,6 @@ fn float(op: Operator, left: &Value, right: &Value) -> Valued {
         Operator::Subtract => Value::Float(a - b),
         Operator::Multiply => Value::Float(a * b),
         Operator::Divide => Value::Float(a / b),
-        _ => return Err(left.not("a whole number", "%")),
+        _ => return Err(left.not("a whole number", "`%`")),
     })
 }
