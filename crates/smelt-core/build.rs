@@ -9,9 +9,9 @@ fn main() -> io::Result<()> {
     let folder = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("families");
     let mut names = Vec::new();
     for entry in fs::read_dir(&folder)? {
-        let name = entry?.file_name().into_string().expect("file names of families are plain");
-        if Path::new(&name).extension().is_some_and(|ending| ending == "toml") {
-            names.push(name);
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            names.extend(path.file_name().and_then(|name| name.to_str()).map(str::to_owned));
         }
     }
     names.sort();

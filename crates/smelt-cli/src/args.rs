@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Say what a checkpoint is, and what would be in the way
     Inspect(InspectArgs),
+    /// Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a weight
+    Discover(DiscoverArgs),
     /// List the model families that smelt knows
     Families(FamiliesArgs),
 }
@@ -34,6 +36,7 @@ impl Command {
             Self::Plan(args) => args.json,
             Self::Inspect(args) => args.json,
             Self::Families(args) => args.json,
+            Self::Discover(_) => false,
         }
     }
 }
@@ -78,6 +81,23 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) family: Option<PathBuf>,
 
+    /// Library that is to load the result [default: mlx-vlm for a checkpoint with vision or audio,
+    /// mlx-lm for others]
+    #[arg(long, value_enum)]
+    pub(crate) target: Option<LibraryArg>,
+
+    /// Python that has mlx-lm or mlx-vlm installed, for `--discover`
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub(crate) python: PathBuf,
+
+    /// Use a layout that `smelt discover` wrote for this checkpoint
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["family", "discover"])]
+    pub(crate) layout: Option<PathBuf>,
+
+    /// Ask the installed library for the layout, for an architecture that smelt has no family for
+    #[arg(long, conflicts_with = "family")]
+    pub(crate) discover: bool,
+
     /// Fail where something could only be done differently from what was asked
     #[arg(long)]
     pub(crate) strict: bool,
@@ -115,6 +135,42 @@ pub(crate) struct QuantizeArgs {
     pub(crate) dry_run: bool,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LibraryArg {
+    /// Language models
+    MlxLm,
+    /// Models that see or hear
+    MlxVlm,
+}
+
+impl LibraryArg {
+    /// The name of the package.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::MlxLm => "mlx-lm",
+            Self::MlxVlm => "mlx-vlm",
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DiscoverArgs {
+    /// Directory of the checkpoint
+    pub(crate) model: PathBuf,
+
+    /// Python that has mlx-lm or mlx-vlm installed
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub(crate) python: PathBuf,
+
+    /// Library to ask [default: mlx-vlm for a checkpoint with vision or audio, mlx-lm for others]
+    #[arg(long, value_enum)]
+    pub(crate) library: Option<LibraryArg>,
+
+    /// File to write [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
     /// Directory of the checkpoint
@@ -130,10 +186,51 @@ pub(crate) struct InspectArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct FamiliesArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<FamiliesCommand>,
+
     /// Write JSON to standard output
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FamiliesCommand {
+    /// List the families
+    List,
+    /// Print a family's file
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Compare a family with what the installed library does, on checkpoints or manifests
+    Check(CheckArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArgs {
+    /// Directories of checkpoints, or manifests: JSON files with a config and the tensors' shapes
+    #[arg(required = true)]
+    pub(crate) models: Vec<PathBuf>,
+
+    /// Family file to check instead of the ones inside smelt
+    #[arg(long, value_name = "FILE")]
+    pub(crate) family: Option<PathBuf>,
+
+    /// Python that has mlx-lm or mlx-vlm installed
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub(crate) python: PathBuf,
+
+    /// Library to compare with [default: mlx-vlm for a checkpoint with vision or audio, mlx-lm for
+    /// others]
+    #[arg(long, value_enum)]
+    pub(crate) library: Option<LibraryArg>,
+
+    /// Differences to print for each checkpoint
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) show: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -10,6 +10,7 @@ mod commands;
 mod format;
 mod printer;
 mod progress;
+mod python;
 mod system;
 
 use std::ffi::OsString;
@@ -48,6 +49,7 @@ fn dispatch(command: &Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Quantize(args) => commands::quantize::run(args, printer),
         Command::Plan(args) => commands::plan::run(args, printer),
         Command::Inspect(args) => commands::inspect::run(args, printer),
+        Command::Discover(args) => commands::discover::run(args),
         Command::Families(args) => commands::families::run(args, printer),
     }
 }

@@ -22,26 +22,11 @@ impl Printer {
         self.json
     }
 
-    /// A text that the user asked for.
-    pub(crate) fn data(&self, text: &str) {
-        anstream::print!("{text}");
-    }
-
     /// An event: one line of JSON, where JSON was asked for.
     pub(crate) fn event(&self, kind: &str, data: &Value) {
         if self.json {
             anstream::println!("{}", json!({ "type": kind, "data": data }));
         }
-    }
-
-    /// Something that did not go as asked.
-    pub(crate) fn warning(&self, text: &str) {
-        anstream::eprintln!("{WARNING}warning:{WARNING:#} {text}");
-    }
-
-    /// Something that did go as asked.
-    pub(crate) fn done(&self, text: &str) {
-        anstream::eprintln!("{GOOD}done:{GOOD:#} {text}");
     }
 
     /// What ended the program, with everything that led to it.
@@ -53,4 +38,19 @@ impl Printer {
         }
         self.event("error", &json!({ "message": error.to_string(), "causes": causes }));
     }
+}
+
+/// Prints a text that the user asked for.
+pub(crate) fn data(text: &str) {
+    anstream::print!("{text}");
+}
+
+/// Tells of something that did not go as asked.
+pub(crate) fn warning(text: &str) {
+    anstream::eprintln!("{WARNING}warning:{WARNING:#} {text}");
+}
+
+/// Tells of something that did go as asked.
+pub(crate) fn done(text: &str) {
+    anstream::eprintln!("{GOOD}done:{GOOD:#} {text}");
 }

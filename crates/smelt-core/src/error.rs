@@ -87,6 +87,14 @@ pub enum Error {
         /// Bytes allowed.
         limit: u64,
     },
+    /// A file that is not the manifest of a checkpoint.
+    #[error("`{file}` is not the manifest of a checkpoint: an object with `config` and `files`")]
+    Manifest {
+        /// The file.
+        file: String,
+        /// Why.
+        source: serde_json::Error,
+    },
 
     // ---- checkpoint: the header of a shard, in the order of the checks ----
     /// A file too short for the length of its header.
@@ -362,8 +370,8 @@ pub enum Error {
     // ---- layout ----
     /// A model type that no family covers.
     #[error(
-        "smelt does not know the model type `{model_type}` (it knows {}); a family file of your own \
-         can be given with `--family`, see CONTRIBUTING.md",
+        "smelt has no family for the model type `{model_type}` (it has {}); `--discover` asks the \
+         installed mlx-lm or mlx-vlm, `--family` takes a family file of your own (see CONTRIBUTING.md)",
         .known.join(", ")
     )]
     ModelType {
@@ -394,6 +402,29 @@ pub enum Error {
         /// The family.
         family: String,
         /// Everything that does not fit.
+        problems: Problems,
+    },
+    /// A family that says nothing of the library that is to load the result.
+    #[error("the family `{family}` describes the model of {}, not of {target}", .known.join(" and "))]
+    Target {
+        /// The family.
+        family: String,
+        /// The library asked for.
+        target: String,
+        /// Those that it describes.
+        known: Vec<String>,
+    },
+    /// A layout that was discovered on another checkpoint.
+    #[error(
+        "the layout was discovered on another checkpoint: config or headers differ; run `smelt discover` again"
+    )]
+    OtherCheckpoint,
+    /// A checkpoint that the library does not load, or in a way that smelt can't follow.
+    #[error("the layout that {library} makes of the checkpoint can't be used:{problems}")]
+    Discovered {
+        /// The library.
+        library: String,
+        /// Everything that stands against it.
         problems: Problems,
     },
 

@@ -110,7 +110,7 @@ struct Codes<'a, const AWAY: bool> {
     levels: f32,
     scale: &'a [f32; GROUPS],
     bias: &'a [f32; GROUPS],
-    codes: &'a mut [u8],
+    out: &'a mut [u8],
 }
 
 impl<const AWAY: bool> Kernel for Codes<'_, AWAY> {
@@ -120,7 +120,7 @@ impl<const AWAY: bool> Kernel for Codes<'_, AWAY> {
     fn run<S: Simd>(self, s: S) {
         let (zero, levels) = (s.splat(0.0), s.splat(self.levels));
         let blocks = self.values.as_chunks::<BLOCK>().0;
-        for (k, (values, codes)) in blocks.iter().zip(self.codes.as_chunks_mut().0).enumerate() {
+        for (k, (values, out)) in blocks.iter().zip(self.out.as_chunks_mut().0).enumerate() {
             let group = self.groups.of(k * BLOCK);
             let (scale, bias) = (s.splat(self.scale[group]), s.splat(self.bias[group]));
             let mut q = [s.splat32(0); BLOCK / LANES];
@@ -131,7 +131,7 @@ impl<const AWAY: bool> Kernel for Codes<'_, AWAY> {
                 let steps = s.min(s.max(steps, zero), levels);
                 *q = if AWAY { s.code_trunc(s.add(steps, s.splat(ALMOST_HALF))) } else { s.code_even(steps) };
             }
-            s.store_block(s.bytes(q), codes);
+            s.store_block(s.bytes(q), out);
         }
     }
 }
@@ -154,7 +154,7 @@ impl<T: Element> Kernel for Decode<'_, T> {
         let lanes = self.codes.as_chunks::<LANES>().0.iter();
         for (k, (codes, out)) in lanes.zip(self.values.as_chunks_mut().0).enumerate() {
             let group = self.groups.of(k * LANES);
-            let product = s.mul(s.to_float(s.load8(codes)), s.splat(self.scale[group]));
+            let product = s.mul(s.to_float(s.load8(*codes)), s.splat(self.scale[group]));
             let sum = T::round(s, s.add(T::round(s, product), s.splat(self.bias[group])));
             s.store(replace_nan(s, sum, NAN), out);
         }
@@ -202,7 +202,7 @@ fn encode_by<const AWAY: bool>(
     engine.run(Extremes { values: &values[..*len], group_size: groups.size(), top, lo, hi });
     engine.run(Scales::<AWAY> { levels, lo, hi });
     let values = &values[..*len];
-    engine.run(Codes::<AWAY> { values, groups, levels, scale: lo, bias: hi, codes });
+    engine.run(Codes::<AWAY> { values, groups, levels, scale: lo, bias: hi, out: codes });
     settle_nan(task.dtype, &mut lo[..count]);
     float::narrow(engine, task.dtype, &lo[..count], scales);
     float::narrow(engine, task.dtype, &hi[..count], biases);

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use crate::arch::avx2::Avx2;
+#[cfg(target_arch = "aarch64")]
+use crate::arch::neon::Neon;
 use crate::arch::scalar::Scalar;
 use crate::arch::{Kernel, Simd};
 
@@ -31,11 +35,15 @@ impl Isa {
     pub fn best() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| {
-            let available = Self::available();
             let wanted = std::env::var("SMELT_SIMD").ok();
-            let named = available.iter().find(|isa| wanted.as_deref() == Some(isa.name()));
-            named.or(available.last()).copied().unwrap_or(Self::Scalar)
+            Self::choose(&Self::available(), wanted.as_deref())
         })
+    }
+
+    /// The one called `wanted` among `available`, else the last.
+    fn choose(available: &[Self], wanted: Option<&str>) -> Self {
+        let named = available.iter().find(|isa| wanted == Some(isa.name()));
+        named.or(available.last()).copied().unwrap_or(Self::Scalar)
     }
 
     /// Its name in `SMELT_SIMD` and in reports.
@@ -51,6 +59,10 @@ impl Isa {
     pub(crate) fn engine(self) -> Option<Engine> {
         match self {
             Self::Scalar => Some(Engine::Scalar(Scalar)),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2::new().map(Engine::Avx2),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => Neon::new().map(Engine::Neon),
             _ => None,
         }
     }
@@ -66,6 +78,10 @@ impl fmt::Display for Isa {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Engine {
     Scalar(Scalar),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
 }
 
 impl Engine {
@@ -73,6 +89,29 @@ impl Engine {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             Self::Scalar(s) => s.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(s) => s.vectorize(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(s) => s.vectorize(kernel),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_chooses_only_among_what_is_there() {
+        let available = [Isa::Scalar, Isa::Avx2];
+        assert_eq!(Isa::choose(&available, None), Isa::Avx2);
+        assert_eq!(Isa::choose(&available, Some("scalar")), Isa::Scalar);
+        assert_eq!(Isa::choose(&available, Some("neon")), Isa::Avx2);
+        assert_eq!(Isa::choose(&[Isa::Scalar], Some("avx2")), Isa::Scalar);
+    }
+
+    #[test]
+    fn plain_rust_is_always_there_and_first() {
+        assert_eq!(Isa::available()[0], Isa::Scalar);
     }
 }

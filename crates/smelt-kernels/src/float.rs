@@ -145,7 +145,9 @@ impl Half {
     fn decode<S: Simd>(s: S, code: S::I) -> S::F {
         let magnitude = s.and(code, s.splat32(0x7FFF));
         let finite = F16.decode(s, magnitude);
-        let special = s.or(s.shl(magnitude, 13), s.splat32(0x7F80_0000));
+        // A signalling NaN becomes quiet, as by the instructions for it.
+        let quiet = s.and(s.greater32(magnitude, s.splat32(0x7C00)), s.splat32(0x0040_0000));
+        let special = s.or(s.or(s.shl(magnitude, 13), s.splat32(0x7F80_0000)), quiet);
         let is_special = s.greater32(magnitude, s.splat32(0x7BFF));
         let value = s.select32(is_special, s.bits(finite), special);
         let sign = s.shl(s.and(code, s.splat32(0x8000)), 16);

@@ -19,8 +19,14 @@
 //! assert_eq!((scales[0], codes[0]), (119, 0x78)); // 2^-8 and 256
 //! ```
 
+#![expect(
+    clippy::inline_always,
+    reason = "kernels only become vector code inside the function with `target_feature`"
+)]
+
 mod affine;
 mod arch;
+mod decode;
 mod dispatch;
 mod float;
 mod format;
@@ -29,6 +35,7 @@ mod pack;
 mod run;
 mod transpose;
 
+pub use decode::e4m3_to_f32;
 pub use dispatch::Isa;
 pub use format::{Float, Format, Mode, Rounding};
 
@@ -85,8 +92,9 @@ pub fn all_finite(dtype: Float, data: &[u8]) -> bool {
 
 /// Rounds each element of `input` to another type, to nearest even.
 ///
-/// A NaN becomes 0x7FC0 in bf16 and 0x7D00 with its sign in f16, as MLX has it on x86-64; in f32
-/// it keeps its payload. From a type to itself the bytes are copied.
+/// NaN is treated as MLX does on x86-64: it becomes 0x7FC0 in bf16 and 0x7D00 with its sign in f16;
+/// in f32 it keeps its payload, and one from f16 becomes quiet. From a type to itself the bytes are
+/// copied.
 ///
 /// # Panics
 ///

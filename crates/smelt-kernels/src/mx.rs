@@ -123,7 +123,7 @@ fn scale_e4m3<S: Simd>(s: S, ratio: S::F) -> (S::I, S::F) {
 struct Scales<'a, T, const GPU: bool> {
     kind: ScaleType,
     greatest: f32,
-    scales: &'a mut [f32; GROUPS],
+    factors: &'a mut [f32; GROUPS],
     bytes: &'a mut [u8; GROUPS],
     element: PhantomData<T>,
 }
@@ -133,21 +133,21 @@ impl<T: Element, const GPU: bool> Kernel for Scales<'_, T, GPU> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let blocks = self.scales.as_chunks_mut::<BLOCK>().0.iter_mut();
-        for (scales, out) in blocks.zip(self.bytes.as_chunks_mut().0) {
+        let blocks = self.factors.as_chunks_mut::<BLOCK>().0.iter_mut();
+        for (factors, out) in blocks.zip(self.bytes.as_chunks_mut().0) {
             let mut bytes = [s.splat32(0); BLOCK / LANES];
-            for (byte, scale) in bytes.iter_mut().zip(scales.as_chunks_mut().0) {
-                let ratio = s.div(s.load(scale), s.splat(self.greatest));
-                let factor;
+            for (byte, factor) in bytes.iter_mut().zip(factors.as_chunks_mut().0) {
+                let ratio = s.div(s.load(factor), s.splat(self.greatest));
+                let new;
                 if GPU {
                     let value;
                     (*byte, value) = scale_gpu(s, self.kind, ratio);
                     let zero = s.equal(value, s.splat(0.0));
-                    factor = s.select(zero, s.div(s.splat(1.0), value), s.splat(0.0));
+                    new = s.select(zero, s.div(s.splat(1.0), value), s.splat(0.0));
                 } else {
-                    (*byte, factor) = scale_cpu(s, self.kind, T::round(s, ratio));
+                    (*byte, new) = scale_cpu(s, self.kind, T::round(s, ratio));
                 }
-                s.store(factor, scale);
+                s.store(new, factor);
             }
             s.store_block(s.bytes(bytes), out);
         }
@@ -219,7 +219,7 @@ struct Codes<'a, R> {
     values: &'a [f32],
     groups: Groups,
     factors: &'a [f32; GROUPS],
-    codes: &'a mut [u8],
+    out: &'a mut [u8],
     rule: PhantomData<R>,
 }
 
@@ -229,13 +229,13 @@ impl<R: Rule> Kernel for Codes<'_, R> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let blocks = self.values.as_chunks::<BLOCK>().0;
-        for (k, (values, codes)) in blocks.iter().zip(self.codes.as_chunks_mut().0).enumerate() {
+        for (k, (values, out)) in blocks.iter().zip(self.out.as_chunks_mut().0).enumerate() {
             let mut q = [s.splat32(0); BLOCK / LANES];
             for (i, (q, x)) in q.iter_mut().zip(values.as_chunks::<LANES>().0).enumerate() {
                 let group = self.groups.of(k * BLOCK + i * LANES);
                 *q = R::code(s, s.load(x), s.splat(self.factors[group]));
             }
-            s.store_block(s.bytes(q), codes);
+            s.store_block(s.bytes(q), out);
         }
     }
 }
@@ -254,12 +254,12 @@ impl Kernel for ScaleValues<'_> {
     fn run<S: Simd>(self, s: S) {
         let bytes = self.bytes.as_chunks::<LANES>().0.iter();
         for (bytes, out) in bytes.zip(self.out.as_chunks_mut().0) {
-            let byte = s.load8(bytes);
+            let byte = s.load8(*bytes);
             let value = if self.kind == ScaleType::E8m0 {
                 let least = s.splat32(0x0040_0000);
                 s.float(s.max32(s.shl(byte, 23), least))
             } else {
-                decode(s, E4M3, byte)
+                value_of(s, E4M3, byte)
             };
             s.store(value, out);
         }
@@ -268,7 +268,7 @@ impl Kernel for ScaleValues<'_> {
 
 /// Values of codes with sign; E4M3's 127 is NaN.
 #[inline(always)]
-fn decode<S: Simd>(s: S, small: Small, code: S::I) -> S::F {
+fn value_of<S: Simd>(s: S, small: Small, code: S::I) -> S::F {
     let magnitude = s.and(code, s.splat32((1 << small.sign_bit()) - 1));
     let value = s.bits(small.decode(s, magnitude));
     let sign = s.shl(s.sub32(code, magnitude), 31 - small.sign_bit());
@@ -298,7 +298,7 @@ impl<T: Element, const WIDE: bool> Kernel for Decode<'_, T, WIDE> {
         let lanes = self.codes.as_chunks::<LANES>().0.iter();
         for (k, (codes, out)) in lanes.zip(self.values.as_chunks_mut().0).enumerate() {
             let scale = T::round(s, s.splat(self.scales[self.groups.of(k * LANES)]));
-            let value = s.mul(decode(s, small, s.load8(codes)), scale);
+            let value = s.mul(value_of(s, small, s.load8(*codes)), scale);
             s.store(replace_nan(s, T::round(s, value), NAN), out);
         }
     }
@@ -315,49 +315,55 @@ fn types(mode: Mode) -> (Small, ScaleType) {
 
 /// Codes of one run into `scratch.codes`; stores its scales.
 pub(crate) fn encode(engine: Engine, task: Task, scratch: &mut Scratch, scales: &mut [u8]) {
-    let (small, kind) = types(task.format.mode());
-    let groups = Groups::new(task.format.group_size());
-    let (len, padded) = (scratch.len, scratch.blocks_len());
-    let Scratch { values, codes, scales: factors, .. } = scratch;
-    let values_whole = &values[..len];
-    engine.run(Magnitudes { values: values_whole, group_size: groups.size(), out: factors });
-    let mut bytes = [0; GROUPS];
-    let out = &mut bytes;
-    with_element!(task.dtype, T => match task.rounding {
-        Rounding::Gpu => engine.run(Scales::<T, true> {
-            kind, greatest: small.max, scales: factors, bytes: out, element: PhantomData,
-        }),
-        Rounding::Cpu => engine.run(Scales::<T, false> {
-            kind, greatest: small.max, scales: factors, bytes: out, element: PhantomData,
-        }),
-    });
-    scales.copy_from_slice(&bytes[..scales.len()]);
-    let job = Elements { values: &values[..padded], groups, factors, codes };
+    encode_scales(engine, task, scratch, scales);
     match (task.rounding, task.format.mode() == Mode::Mxfp8) {
-        (Rounding::Gpu, false) => job.run::<Gpu<false>>(engine),
-        (Rounding::Gpu, true) => job.run::<Gpu<true>>(engine),
-        (Rounding::Cpu, false) => with_element!(task.dtype, T => job.run::<CpuNarrow<T>>(engine)),
-        (Rounding::Cpu, true) => with_element!(task.dtype, T => job.run::<CpuWide<T>>(engine)),
+        (Rounding::Gpu, false) => encode_elements::<Gpu<false>>(engine, task, scratch),
+        (Rounding::Gpu, true) => encode_elements::<Gpu<true>>(engine, task, scratch),
+        (Rounding::Cpu, false) => with_element!(task.dtype, T => {
+            encode_elements::<CpuNarrow<T>>(engine, task, scratch);
+        }),
+        (Rounding::Cpu, true) => with_element!(task.dtype, T => {
+            encode_elements::<CpuWide<T>>(engine, task, scratch);
+        }),
     }
 }
 
-/// [`Codes`] before its rule is known.
-struct Elements<'a> {
-    values: &'a [f32],
-    groups: Groups,
-    factors: &'a [f32; GROUPS],
-    codes: &'a mut [u8],
+/// Stores the scales of one run and leaves the factors of its groups in `scratch.scales`.
+fn encode_scales(engine: Engine, task: Task, scratch: &mut Scratch, out: &mut [u8]) {
+    let (small, kind) = types(task.format.mode());
+    let greatest = small.max;
+    let factors = &mut scratch.scales;
+    let values = &scratch.values[..scratch.len];
+    let group_size = task.format.group_size();
+    engine.run(Magnitudes { values, group_size, out: factors });
+    let bytes = &mut [0; GROUPS];
+    with_element!(task.dtype, T => match task.rounding {
+        Rounding::Gpu => {
+            let element = PhantomData;
+            engine.run(Scales::<T, true> { kind, greatest, factors, bytes, element });
+        }
+        Rounding::Cpu => {
+            let element = PhantomData;
+            engine.run(Scales::<T, false> { kind, greatest, factors, bytes, element });
+        }
+    });
+    out.copy_from_slice(&bytes[..out.len()]);
 }
 
-impl Elements<'_> {
-    fn run<R: Rule>(self, engine: Engine) {
-        let Self { values, groups, factors, codes } = self;
-        engine.run(Codes::<R> { values, groups, factors, codes, rule: PhantomData });
-    }
+/// Codes of one run by the factors of its groups.
+fn encode_elements<R: Rule>(engine: Engine, task: Task, scratch: &mut Scratch) {
+    let padded = scratch.blocks_len();
+    engine.run(Codes::<R> {
+        values: &scratch.values[..padded],
+        groups: Groups::new(task.format.group_size()),
+        factors: &scratch.scales,
+        out: &mut scratch.codes,
+        rule: PhantomData,
+    });
 }
 
 /// Values of one run from `scratch.codes` and its scales.
-pub(crate) fn decode_run(engine: Engine, task: Task, scratch: &mut Scratch, stored: &[u8]) {
+pub(crate) fn decode(engine: Engine, task: Task, scratch: &mut Scratch, stored: &[u8]) {
     let (_, kind) = types(task.format.mode());
     let groups = Groups::new(task.format.group_size());
     let Scratch { len, values, codes, scales, .. } = scratch;

@@ -75,7 +75,7 @@ impl<const BITS: usize> Kernel for Unpack<'_, BITS> {
                 let bytes = packed[i * BITS..].first_chunk().expect("slack follows the stream");
                 *word = u64::from_le_bytes(*bytes);
             }
-            let mut x = s.from_words(words);
+            let mut x = s.block(words);
             for step in (0..3).rev() {
                 let (low, high, by) = halves(4 + step, (BITS as u32) << step);
                 x = s.or64(s.mask64(x, low), s.mask64(s.shl64(x, by), high));

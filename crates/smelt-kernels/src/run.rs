@@ -87,10 +87,11 @@ impl Scratch {
 /// Quantizes a block; its parts fit together.
 pub(crate) fn quantize(engine: Engine, task: Task, input: &[u8], out: Packed<'_>) {
     let Task { format, dtype, .. } = task;
+    let Packed { codes, scales, biases } = out;
     let groups = RUN / format.group_size();
-    let codes = out.codes.chunks_mut(groups * format.code_bytes());
-    let scales = out.scales.chunks_mut(groups * format.scale_bytes(dtype));
-    let mut biases = out.biases.chunks_mut(groups * format.scale_bytes(dtype));
+    let codes = codes.chunks_mut(groups * format.code_bytes());
+    let scales = scales.chunks_mut(groups * format.scale_bytes(dtype));
+    let mut biases = biases.chunks_mut(groups * format.scale_bytes(dtype));
     let mut scratch = Scratch::new();
     for ((input, codes), scales) in input.chunks(RUN * dtype.size()).zip(codes).zip(scales) {
         scratch.len = input.len() / dtype.size();
@@ -124,7 +125,7 @@ pub(crate) fn dequantize(engine: Engine, task: Task, stored: Stored<'_>, out: &m
         pack::unpack(engine, format.bits(), &scratch.packed, &mut scratch.codes[..len]);
         match format.mode() {
             Mode::Affine => affine::decode(engine, task, &mut scratch, stored),
-            _ => mx::decode_run(engine, task, &mut scratch, stored.scales),
+            _ => mx::decode(engine, task, &mut scratch, stored.scales),
         }
         float::narrow(engine, dtype, &scratch.values[..scratch.len], out);
     }

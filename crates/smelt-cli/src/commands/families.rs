@@ -1,27 +1,99 @@
-//! `smelt families`: the architectures that smelt knows.
+//! `smelt families`: the architectures that smelt knows, and what makes them trustworthy.
 
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
 use serde_json::json;
-use smelt_core::layout::family;
+use smelt_core::checkpoint::Checkpoint;
+use smelt_core::layout::{Family, differences, family};
+use smelt_core::plan::{Origin, family_of};
+use smelt_core::source::ManifestSource;
 
-use crate::args::FamiliesArgs;
+use crate::args::{CheckArgs, FamiliesArgs, FamiliesCommand};
+use crate::commands::{discover, open, read_family};
 use crate::format::table;
-use crate::printer::Printer;
+use crate::printer::{self, Printer};
 
-pub(crate) fn run(_args: &FamiliesArgs, printer: &Printer) -> anyhow::Result<()> {
+pub(crate) fn run(args: &FamiliesArgs, printer: &Printer) -> anyhow::Result<()> {
+    match &args.command {
+        None | Some(FamiliesCommand::List) => list(printer),
+        Some(FamiliesCommand::Show { name }) => show(name),
+        Some(FamiliesCommand::Check(args)) => check(args),
+    }
+}
+
+fn list(printer: &Printer) -> anyhow::Result<()> {
     let families = family::all();
     if printer.is_json() {
         let list: Vec<_> = families
             .iter()
-            .map(|family| json!({ "name": family.name, "title": family.title, "model_types": family.model_types }))
+            .map(|family| {
+                json!({
+                    "name": family.name,
+                    "title": family.title,
+                    "model_types": family.model_types,
+                    "targets": family.targets,
+                })
+            })
             .collect();
-        printer.data(&format!("{}\n", serde_json::to_string(&list)?));
+        printer::data(&format!("{}\n", serde_json::to_string(&list)?));
         return Ok(());
     }
-    let mut rows = vec![vec!["family".to_owned(), "model types".to_owned(), "models".to_owned()]];
-    let row = |family: &family::Family| {
-        vec![family.name.clone(), family.model_types.join(", "), family.title.clone()]
+    let mut rows = vec![["family", "targets", "model types", "models"].map(str::to_owned).to_vec()];
+    let row = |family: &Family| {
+        let (targets, types) = (family.targets.join(", "), family.model_types.join(", "));
+        vec![family.name.clone(), targets, types, family.title.clone()]
     };
     rows.extend(families.iter().map(row));
-    printer.data(&table(&rows));
+    printer::data(&table(&rows));
     Ok(())
+}
+
+fn show(name: &str) -> anyhow::Result<()> {
+    let text = family::text(name).with_context(|| format!("smelt has no family `{name}`"))?;
+    printer::data(text);
+    Ok(())
+}
+
+/// Compares what a family makes of each checkpoint with what the library does.
+fn check(args: &CheckArgs) -> anyhow::Result<()> {
+    let own = args.family.as_deref().map(read_family).transpose()?;
+    let mut failed = 0;
+    for model in &args.models {
+        let found = check_model(model, own.as_ref(), args);
+        let verdict = match &found {
+            Ok(found) if found.is_empty() => "equal".to_owned(),
+            Ok(found) => format!("{} differences", found.len()),
+            Err(error) => format!("{error:#}"),
+        };
+        printer::data(&format!("{}: {verdict}\n", model.display()));
+        let shown = found.as_deref().unwrap_or_default();
+        shown.iter().take(args.show).for_each(|line| printer::data(&format!("  {line}\n")));
+        failed += usize::from(!found.is_ok_and(|found| found.is_empty()));
+    }
+    if failed > 0 {
+        bail!("{failed} of {} checkpoints differ", args.models.len());
+    }
+    Ok(())
+}
+
+fn check_model(model: &Path, own: Option<&Family>, args: &CheckArgs) -> anyhow::Result<Vec<String>> {
+    let checkpoint = open_or_manifest(model)?;
+    let family = family_of(&checkpoint, own)?;
+    let trace = discover::trace(&checkpoint, &args.python, args.library)?;
+    let discovered = Origin::discovered(&checkpoint, &trace)?.layout;
+    let written = Origin::family(&checkpoint, family, Some(&trace.library))?.layout;
+    Ok(differences(&written, &discovered).iter().map(ToString::to_string).collect())
+}
+
+/// Opens a directory, or a manifest that stands for one.
+fn open_or_manifest(model: &Path) -> anyhow::Result<Checkpoint> {
+    if model.is_dir() {
+        return Ok(open(model)?);
+    }
+    let name = model.display().to_string();
+    let text = fs::read_to_string(model).with_context(|| format!("cannot read `{name}`"))?;
+    Ok(Checkpoint::open(Arc::new(ManifestSource::parse(&name, &text)?))?)
 }

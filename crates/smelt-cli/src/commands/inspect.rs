@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use smelt_core::checkpoint::Checkpoint;
-use smelt_core::plan::{Options, Plan, family_of};
+use smelt_core::plan::{Options, Origin, Plan, family_of};
 use smelt_core::units::bytes;
 
 use crate::args::InspectArgs;
 use crate::commands::{open, read_family};
 use crate::format::{count, table};
-use crate::printer::Printer;
+use crate::printer::{self, Printer};
 
 /// Files by which tokenizers are recognised.
 const TOKENIZERS: [&str; 7] = [
@@ -28,12 +28,13 @@ pub(crate) fn run(args: &InspectArgs, printer: &Printer) -> anyhow::Result<()> {
     let own = args.family.as_deref().map(read_family).transpose()?;
     // What hinders a plan is what is in the way.
     let plan = family_of(&checkpoint, own.as_ref())
-        .and_then(|family| Plan::new(&checkpoint, family, &Options::default()));
+        .and_then(|family| Origin::family(&checkpoint, family, None))
+        .and_then(|origin| Plan::new(&checkpoint, origin, &Options::default()));
     let report = Report::of(&checkpoint, &plan);
     if printer.is_json() {
-        printer.data(&format!("{}\n", report.json()));
+        printer::data(&format!("{}\n", report.json()));
     } else {
-        printer.data(&report.text());
+        printer::data(&report.text());
     }
     Ok(())
 }

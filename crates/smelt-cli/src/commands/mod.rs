@@ -1,5 +1,6 @@
 //! One module for each command, and what they share: opening a checkpoint, making its plan.
 
+pub(crate) mod discover;
 pub(crate) mod families;
 pub(crate) mod inspect;
 pub(crate) mod plan;
@@ -12,12 +13,12 @@ use std::sync::Arc;
 use smelt_core::Error;
 use smelt_core::checkpoint::{Checkpoint, DType};
 use smelt_core::layout::Family;
-use smelt_core::plan::{Memory, Options, Override, Plan, Schedule, family_of, options};
+use smelt_core::plan::{Memory, Options, Origin, Override, Plan, Schedule, family_of, options};
 use smelt_core::source::LocalSource;
 use smelt_kernels::{Format, Mode, Rounding};
 
-use crate::args::{DtypeArg, ModeArg, PlanArgs, RoundingArg};
-use crate::printer::Printer;
+use crate::args::{DtypeArg, LibraryArg, ModeArg, PlanArgs, RoundingArg};
+use crate::printer::{self, Printer};
 use crate::system;
 
 /// The default budget where memory is plentiful.
@@ -37,15 +38,26 @@ pub(crate) struct Planned {
 pub(crate) fn planned(args: &PlanArgs, printer: &Printer) -> anyhow::Result<Planned> {
     let options = options(args)?;
     let checkpoint = open(&args.model)?;
-    let own = args.family.as_deref().map(read_family).transpose()?;
-    let family = family_of(&checkpoint, own.as_ref())?;
-    let plan = Plan::new(&checkpoint, family, &options)?;
+    let plan = Plan::new(&checkpoint, origin(&checkpoint, args)?, &options)?;
     for note in &plan.notes {
         printer.event("note", &serde_json::to_value(note)?);
-        printer.warning(&note.to_string());
+        printer::warning(&note.to_string());
     }
     let schedule = plan.schedule(memory(args))?;
     Ok(Planned { checkpoint, plan, schedule })
+}
+
+/// Where the layout comes from: a discovered one, or a family.
+fn origin(checkpoint: &Checkpoint, args: &PlanArgs) -> anyhow::Result<Origin> {
+    if args.discover {
+        return Ok(Origin::discovered(checkpoint, &discover::trace(checkpoint, &args.python, args.target)?)?);
+    }
+    if let Some(path) = &args.layout {
+        return Ok(Origin::discovered(checkpoint, &discover::read(path)?)?);
+    }
+    let own = args.family.as_deref().map(read_family).transpose()?;
+    let family = family_of(checkpoint, own.as_ref())?;
+    Ok(Origin::family(checkpoint, family, args.target.map(LibraryArg::name))?)
 }
 
 pub(crate) fn open(model: &Path) -> Result<Checkpoint, Error> {

@@ -3,15 +3,15 @@
 use crate::args::PlanArgs;
 use crate::commands::{Planned, planned};
 use crate::format;
-use crate::printer::Printer;
+use crate::printer::{self, Printer};
 
 pub(crate) fn run(args: &PlanArgs, printer: &Printer) -> anyhow::Result<()> {
     // The JSON of a plan is one document, so its notes are not told as events.
     let Planned { plan, schedule, .. } = planned(args, &Printer::new(false))?;
     if printer.is_json() {
-        printer.data(&format!("{}\n", serde_json::to_string(&plan)?));
+        printer::data(&format!("{}\n", serde_json::to_string(&plan)?));
     } else {
-        printer.data(&format::plan(&plan, schedule, None));
+        printer::data(&format::plan(&plan, schedule, None));
     }
     Ok(())
 }

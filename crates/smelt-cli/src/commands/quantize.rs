@@ -14,7 +14,7 @@ use smelt_core::units::bytes;
 
 use crate::args::{ModeArg, PlanArgs, QuantizeArgs};
 use crate::commands::{Planned, planned};
-use crate::printer::Printer;
+use crate::printer::{self, Printer};
 use crate::progress::Progress;
 use crate::{format, system};
 
@@ -51,7 +51,7 @@ fn show(planned: &Planned, printer: &Printer) -> anyhow::Result<()> {
     if printer.is_json() {
         printer.event("plan", &serde_json::to_value(&planned.plan)?);
     } else {
-        printer.data(&format::plan(&planned.plan, planned.schedule, None));
+        printer::data(&format::plan(&planned.plan, planned.schedule, None));
     }
     Ok(())
 }
@@ -101,7 +101,7 @@ fn summary(plan: &Plan, output: &Path, started: Instant, printer: &Printer) {
         }),
     );
     let memory = peak.map_or_else(String::new, |peak| format!(", peak memory {}", bytes(peak)));
-    printer.done(&format!(
+    printer::done(&format!(
         "{} → {} in `{}`, {:.3} bits per weight, {seconds:.1} s, {rate:.2} GB/s{memory}",
         bytes(totals.source_bytes),
         bytes(totals.tensor_bytes),

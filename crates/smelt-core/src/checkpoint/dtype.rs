@@ -96,6 +96,19 @@ impl DType {
         Self::U64,
     ];
 
+    /// Whether elements are whole numbers of 8 to 64 bits.
+    pub const fn is_integer(self) -> bool {
+        matches!(
+            self,
+            Self::U8 | Self::I8 | Self::U16 | Self::I16 | Self::U32 | Self::I32 | Self::U64 | Self::I64
+        )
+    }
+
+    /// Whether elements are numbers that MLX computes with.
+    pub const fn is_number(self) -> bool {
+        self.is_integer() || self.float().is_some()
+    }
+
     /// The name that stands in files.
     pub const fn name(self) -> &'static str {
         match self {

@@ -8,91 +8,8 @@
 use indexmap::IndexSet;
 use serde::{Deserialize, Serialize};
 
+pub use super::op::{BinaryOp, Node, NodeId, Op, ReduceOp, UnaryOp};
 use crate::checkpoint::{DType, TensorId};
-
-/// A node of a [`Graph`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct NodeId(u32);
-
-/// Arithmetic on two tensors of one dtype, the second broadcast to the first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BinaryOp {
-    /// `a + b`
-    Add,
-    /// `a - b`
-    Sub,
-    /// `a * b`
-    Mul,
-    /// `a / b`
-    Div,
-}
-
-/// What a node computes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Op {
-    /// A tensor of the checkpoint.
-    Source(TensorId),
-    /// Tensors of one shape along a new axis.
-    Stack {
-        /// Where the new axis stands in the result.
-        axis: usize,
-        /// The tensors, in order.
-        inputs: Box<[NodeId]>,
-    },
-    /// Tensors one after another along an axis that they have.
-    Concat {
-        /// The axis.
-        axis: usize,
-        /// The tensors, in order.
-        inputs: Box<[NodeId]>,
-    },
-    /// Every `step`-th element of an axis from `start` on.
-    Slice {
-        /// The tensor.
-        input: NodeId,
-        /// The axis.
-        axis: usize,
-        /// The first element that is kept.
-        start: u64,
-        /// The distance to the next.
-        step: u64,
-    },
-    /// Axis `i` of the result is axis `perm[i]` of the input.
-    Transpose {
-        /// The tensor.
-        input: NodeId,
-        /// The permutation.
-        perm: Box<[usize]>,
-    },
-    /// The same elements in row-major order under another shape.
-    Reshape(NodeId),
-    /// Each element rounded to the node's dtype, to nearest even.
-    Cast(NodeId),
-    /// One number, with no axes: the bits of an f64, rounded to the node's dtype.
-    Scalar(u64),
-    /// Arithmetic in the node's dtype: widen, one operation, round.
-    Binary {
-        /// The operation.
-        op: BinaryOp,
-        /// The left operand, of the result's shape.
-        left: NodeId,
-        /// The right operand, broadcast to it.
-        right: NodeId,
-    },
-}
-
-/// A node: an operation with the shape and dtype of its result.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Node {
-    /// What it computes.
-    pub op: Op,
-    /// The dtype of the result.
-    pub dtype: DType,
-    /// The shape of the result.
-    pub shape: Box<[u64]>,
-}
 
 /// Why an expression can't be made of its parts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -164,9 +81,19 @@ pub enum OpError {
         /// Its dtype.
         right_dtype: DType,
     },
-    /// Arithmetic or a cast that MLX does not do on this dtype, or smelt can't.
-    #[error("no arithmetic on dtype {0}")]
+    /// An operation that MLX does not do on this dtype, or smelt can't.
+    #[error("no such operation on dtype {0}")]
     Dtype(DType),
+    /// A constant whose bytes are not those of its shape.
+    #[error("{bytes} bytes for a constant of shape {shape:?} and dtype {dtype}")]
+    Constant {
+        /// Bytes given.
+        bytes: usize,
+        /// The shape.
+        shape: Box<[u64]>,
+        /// The dtype.
+        dtype: DType,
+    },
 }
 
 type Made = Result<NodeId, OpError>;
@@ -335,10 +262,10 @@ impl Graph {
         Ok(self.add(Op::Reshape(input), node.dtype, shape.to_vec()))
     }
 
-    /// Each element rounded to another dtype.
+    /// Each element as another dtype.
     ///
     /// # Errors
-    /// [`OpError`] if either dtype is not bf16, f16 or f32.
+    /// [`OpError`] if either dtype is not a number or BOOL that MLX computes with.
     pub fn cast(&mut self, input: NodeId, dtype: DType) -> Made {
         let node = self.node(input);
         if node.dtype == dtype {
@@ -346,9 +273,49 @@ impl Graph {
         }
         let shape = node.shape.to_vec();
         for side in [node.dtype, dtype] {
-            side.float().ok_or(OpError::Dtype(side))?;
+            check(side.is_number() || side == DType::Bool, side)?;
         }
         Ok(self.add(Op::Cast(input), dtype, shape))
+    }
+
+    /// The same bits as another dtype.
+    ///
+    /// # Errors
+    /// [`OpError`] if the last axis does not divide into elements of that dtype.
+    pub fn bitcast(&mut self, input: NodeId, dtype: DType) -> Made {
+        let node = self.node(input).clone();
+        if node.dtype == dtype {
+            return Ok(input);
+        }
+        check(whole_bytes(node.dtype), node.dtype)?;
+        check(whole_bytes(dtype), dtype)?;
+        let mut shape = node.shape.to_vec();
+        if node.dtype.bits() != dtype.bits() {
+            let last = shape.last_mut().ok_or(OpError::NoSuchAxis { axis: 0, shape: node.shape.clone() })?;
+            let bits = *last * node.dtype.bits();
+            check(bits.is_multiple_of(dtype.bits()), dtype)?;
+            *last = bits / dtype.bits();
+        }
+        let input = match node.op {
+            Op::Bitcast(inner) => inner,
+            _ => input,
+        };
+        if self.node(input).dtype == dtype {
+            return Ok(input);
+        }
+        Ok(self.add(Op::Bitcast(input), dtype, shape))
+    }
+
+    /// Bytes of E4M3 as floats of a dtype.
+    ///
+    /// # Errors
+    /// [`OpError`] if the input is not of bytes or the dtype no float.
+    pub fn from_fp8(&mut self, input: NodeId, dtype: DType) -> Made {
+        let node = self.node(input);
+        check(matches!(node.dtype, DType::U8 | DType::F8E4M3), node.dtype)?;
+        check(dtype.float().is_some(), dtype)?;
+        let shape = node.shape.to_vec();
+        Ok(self.add(Op::FromFp8(input), dtype, shape))
     }
 
     /// One number, rounded to `dtype`.
@@ -356,23 +323,154 @@ impl Graph {
         self.add(Op::Scalar(value.to_bits()), dtype, Vec::new())
     }
 
+    /// A tensor that the layout itself holds, row-major and little endian.
+    ///
+    /// # Errors
+    /// [`OpError`] if there are not as many bytes as the shape asks for.
+    pub fn constant(&mut self, data: &[u8], dtype: DType, shape: &[u64]) -> Made {
+        let elements = shape.iter().try_fold(1u64, |total, &size| total.checked_mul(size));
+        let bytes = elements.and_then(|elements| dtype.bytes(elements));
+        if bytes != Some(data.len() as u64) || !whole_bytes(dtype) {
+            return Err(OpError::Constant { bytes: data.len(), shape: shape.into(), dtype });
+        }
+        Ok(self.add(Op::Const(data.into()), dtype, shape.to_vec()))
+    }
+
+    /// An operation on each element.
+    ///
+    /// # Errors
+    /// [`OpError`] if there is no such operation on the dtype.
+    pub fn unary(&mut self, op: UnaryOp, input: NodeId) -> Made {
+        let node = self.node(input);
+        check(op.takes(node.dtype), node.dtype)?;
+        let (dtype, shape) = (node.dtype, node.shape.to_vec());
+        Ok(self.add(Op::Unary { op, input }, dtype, shape))
+    }
+
+    /// A tensor repeated to a shape, aligned at the last axis.
+    ///
+    /// # Errors
+    /// [`OpError`] if it does not broadcast to that shape.
+    pub fn broadcast(&mut self, input: NodeId, shape: &[u64]) -> Made {
+        let node = self.node(input);
+        if *node.shape == *shape {
+            return Ok(input);
+        }
+        if !broadcasts(&node.shape, shape) {
+            return Err(OpError::Reshape { from: node.shape.clone(), to: shape.into() });
+        }
+        let dtype = node.dtype;
+        Ok(self.add(Op::Broadcast(input), dtype, shape.to_vec()))
+    }
+
+    /// Each element of an axis `count` times in a row.
+    ///
+    /// # Errors
+    /// [`OpError`] if there is no such axis, or the count is 0.
+    pub fn repeat(&mut self, input: NodeId, axis: usize, count: u64) -> Made {
+        let node = self.node(input);
+        check_axis(axis, &node.shape)?;
+        if count == 1 {
+            return Ok(input);
+        }
+        let (dtype, mut shape) = (node.dtype, node.shape.to_vec());
+        let size = shape[axis].checked_mul(count).filter(|&size| size > 0);
+        shape[axis] = size.ok_or(OpError::NoParts)?;
+        Ok(self.add(Op::Repeat { input, axis, count }, dtype, shape))
+    }
+
+    /// A border of `value` around a tensor: `low` elements before and `high` behind, on each axis.
+    ///
+    /// # Errors
+    /// [`OpError`] if there is not one number for each axis.
+    pub fn pad(&mut self, input: NodeId, low: &[u64], high: &[u64], value: f64) -> Made {
+        let node = self.node(input);
+        let rank = node.shape.len();
+        if low.len() != rank || high.len() != rank {
+            return Err(OpError::NoSuchAxis { axis: low.len().max(high.len()), shape: node.shape.clone() });
+        }
+        check(node.dtype.is_number(), node.dtype)?;
+        if low.iter().chain(high).all(|&size| size == 0) {
+            return Ok(input);
+        }
+        let sides = low.iter().zip(high);
+        let shape = node.shape.iter().zip(sides).map(|(size, (low, high))| low + size + high).collect();
+        let dtype = node.dtype;
+        Ok(self.add(Op::Pad { input, low: low.into(), value: value.to_bits() }, dtype, shape))
+    }
+
+    /// The elements of an axis at the positions that `indices` holds.
+    ///
+    /// # Errors
+    /// [`OpError`] if there is no such axis, or the positions are no integers.
+    pub fn take(&mut self, input: NodeId, axis: usize, indices: NodeId) -> Made {
+        let (node, positions) = (self.node(input), self.node(indices));
+        check_axis(axis, &node.shape)?;
+        check(positions.dtype.is_integer(), positions.dtype)?;
+        let (dtype, mut shape) = (node.dtype, node.shape.to_vec());
+        shape.splice(axis..=axis, positions.shape.iter().copied());
+        Ok(self.add(Op::Take { input, axis, indices }, dtype, shape))
+    }
+
+    /// Elements of `yes` where `test` holds, of `no` elsewhere.
+    ///
+    /// # Errors
+    /// [`OpError`] if `test` is not BOOL or the others differ in dtype or shape.
+    pub fn choose(&mut self, test: NodeId, yes: NodeId, no: NodeId) -> Made {
+        let (condition, a) = (self.node(test), self.node(yes).clone());
+        check(condition.dtype == DType::Bool, condition.dtype)?;
+        for (index, part) in [test, no].into_iter().enumerate() {
+            let part = self.node(part);
+            if part.shape != a.shape || (index == 1 && part.dtype != a.dtype) {
+                return Err(operands(&a, part));
+            }
+        }
+        Ok(self.add(Op::Where { test, yes, no }, a.dtype, a.shape.to_vec()))
+    }
+
+    /// Gathers the elements along some axes; these keep one element.
+    ///
+    /// # Errors
+    /// [`OpError`] if there is no such axis, or no such operation on the dtype.
+    pub fn reduce(&mut self, op: ReduceOp, input: NodeId, axes: &[usize]) -> Made {
+        let node = self.node(input);
+        check(node.dtype.float().is_some() || (op == ReduceOp::Sum && node.dtype.is_integer()), node.dtype)?;
+        let mut axes = axes.to_vec();
+        axes.sort_unstable();
+        axes.dedup();
+        let (dtype, mut shape) = (node.dtype, node.shape.to_vec());
+        for &axis in &axes {
+            check_axis(axis, &shape)?;
+            shape[axis] = 1;
+        }
+        Ok(self.add(Op::Reduce { op, input, axes: axes.into() }, dtype, shape))
+    }
+
     /// `left op right`, with `right` broadcast to `left`.
     ///
     /// # Errors
-    /// [`OpError`] if the dtypes differ or are not bf16, f16 or f32, or the shapes don't broadcast.
+    /// [`OpError`] if the dtypes differ, the shapes don't broadcast, or there is no such operation
+    /// on the dtype.
     pub fn binary(&mut self, op: BinaryOp, left: NodeId, right: NodeId) -> Made {
         let (a, b) = (self.node(left), self.node(right));
         if a.dtype != b.dtype || !broadcasts(&b.shape, &a.shape) {
-            return Err(OpError::Operands {
-                left: a.shape.clone(),
-                left_dtype: a.dtype,
-                right: b.shape.clone(),
-                right_dtype: b.dtype,
-            });
+            return Err(operands(a, b));
         }
-        a.dtype.float().ok_or(OpError::Dtype(a.dtype))?;
-        let (dtype, shape) = (a.dtype, a.shape.to_vec());
+        check(op.takes(a.dtype), a.dtype)?;
+        let dtype = if op.compares() { DType::Bool } else { a.dtype };
+        let shape = a.shape.to_vec();
         Ok(self.add(Op::Binary { op, left, right }, dtype, shape))
+    }
+
+    /// Whether MLX defines every bit of a node; where it does not, smelt computes in double.
+    pub fn is_exact(&self, id: NodeId) -> bool {
+        let node = self.node(id);
+        let own = match &node.op {
+            Op::Unary { op, .. } => op.is_exact(),
+            Op::Reduce { .. } => node.dtype.float().is_none(),
+            _ => true,
+        };
+        own && node.op.inputs().all(|input| self.is_exact(input))
     }
 
     /// The tensors of the checkpoint that a node is made of, in order, each as often as it occurs.
@@ -383,21 +481,29 @@ impl Graph {
     }
 
     fn visit(&self, id: NodeId, found: &mut Vec<TensorId>) {
-        match &self.node(id).op {
-            Op::Source(tensor) => found.push(*tensor),
-            Op::Stack { inputs, .. } | Op::Concat { inputs, .. } => {
-                inputs.iter().for_each(|&input| self.visit(input, found));
-            }
-            Op::Slice { input, .. } | Op::Transpose { input, .. } | Op::Reshape(input) | Op::Cast(input) => {
-                self.visit(*input, found);
-            }
-            Op::Scalar(_) => {}
-            Op::Binary { left, right, .. } => {
-                self.visit(*left, found);
-                self.visit(*right, found);
-            }
+        let op = &self.node(id).op;
+        if let Op::Source(tensor) = op {
+            found.push(*tensor);
         }
+        op.inputs().for_each(|input| self.visit(input, found));
     }
+}
+
+fn operands(a: &Node, b: &Node) -> OpError {
+    OpError::Operands {
+        left: a.shape.clone(),
+        left_dtype: a.dtype,
+        right: b.shape.clone(),
+        right_dtype: b.dtype,
+    }
+}
+
+fn check(fine: bool, dtype: DType) -> Result<(), OpError> {
+    if fine { Ok(()) } else { Err(OpError::Dtype(dtype)) }
+}
+
+fn whole_bytes(dtype: DType) -> bool {
+    dtype.bits().is_multiple_of(8)
 }
 
 fn check_axis(axis: usize, shape: &[u64]) -> Result<(), OpError> {

@@ -5,25 +5,31 @@
 //! to anything above: a [`family`] file today, a trace of the real library as well.
 //! [`pull`] evaluates any region of a parameter without evaluating the rest.
 
-mod arith;
 pub mod catalog;
+mod compare;
+mod compute;
 pub mod cost;
+pub mod discovered;
 pub mod family;
 pub mod graph;
+pub mod learn;
+mod op;
 mod permute;
 pub mod pool;
 pub mod pull;
 mod regroup;
 mod role;
+mod spread;
 
-pub use family::{Family, Module, ModuleClass};
+pub use compare::{Difference, differences};
+pub use family::Family;
 pub use graph::{Graph, NodeId};
 pub use role::Role;
 
 use family::{TensorError, ValueError};
 
 /// Every parameter of a target model, made of the tensors of one checkpoint.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Layout {
     /// The expressions.
     pub graph: Graph,
@@ -31,6 +37,8 @@ pub struct Layout {
     pub outputs: Vec<Output>,
     /// The tensors that are left out.
     pub dropped: Vec<Dropped>,
+    /// Keys of the config (a path joined by dots) that the result changes, with their values.
+    pub config: Vec<(String, serde_json::Value)>,
 }
 
 /// A parameter of the target model, before quantization.
@@ -46,6 +54,41 @@ pub struct Output {
     pub module: Option<Module>,
     /// Whether a change of dtype applies to it.
     pub cast: bool,
+}
+
+/// A module that can be quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Its class in MLX.
+    pub class: ModuleClass,
+    /// How it is stored unless the user says otherwise.
+    pub own: Own,
+}
+
+/// How the library stores a module by default, as its `quant_predicate` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// In the format of the run.
+    Run,
+    /// In a format of its own.
+    Format(smelt_kernels::Format),
+    /// Not quantized.
+    Keep,
+}
+
+/// The classes of MLX modules that can be quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+pub enum ModuleClass {
+    /// `nn.Linear`: `[out, in]`.
+    Linear,
+    /// `nn.Embedding`: `[entries, dims]`.
+    Embedding,
+    /// `SwitchLinear`: `[experts, out, in]`.
+    SwitchLinear,
+    /// `MultiLinear`: `[heads, out, in]`.
+    MultiLinear,
+    /// A class of one model alone.
+    Other,
 }
 
 /// A tensor of the checkpoint that the target model does not have.
@@ -91,6 +134,20 @@ pub enum Problem {
     Unclaimed {
         /// The source tensor.
         tensor: String,
+    },
+    /// The library refuses the checkpoint, or its trace can't be read.
+    #[error("{message}")]
+    Library {
+        /// What it says.
+        message: String,
+    },
+    /// The library does something to a parameter that smelt does not.
+    #[error("`{output}`: {why}")]
+    NotComputed {
+        /// The parameter.
+        output: String,
+        /// What smelt does not do.
+        why: String,
     },
     /// A number or condition of the family has no value here.
     #[error("`{rule}`: {error}")]

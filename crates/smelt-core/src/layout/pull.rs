@@ -5,15 +5,14 @@
 //! read straight into the caller's buffer wherever the order of elements allows, so a stack of 512
 //! experts is 512 reads into one block and exists nowhere else.
 
-use smelt_kernels::{Float, convert};
-
-use super::arith;
-use super::graph::{BinaryOp, Graph, Node, NodeId, Op};
+use super::compute;
+use super::graph::{Graph, Node, NodeId, Op};
 use super::permute::permute;
 use super::pool::Pool;
 use super::regroup::{Group, Piece, regroup};
-use crate::checkpoint::TensorId;
-use crate::checkpoint::region::{Axis, Region, elements, lengths};
+use super::spread;
+use crate::checkpoint::region::{Axis, Region, elements, lengths, runs};
+use crate::checkpoint::{DType, TensorId};
 use crate::error::Result;
 
 /// Whatever can hand out regions of source tensors: a checkpoint, or a test's arrays.
@@ -72,12 +71,67 @@ impl<'a> Puller<'a> {
                 let groups = regroup(&self.graph.node(*input).shape, &node.shape, region);
                 self.gather(*input, &groups, out, pool)
             }
-            Op::Cast(input) => self.cast(*input, float(node), region, out, pool),
+            Op::Cast(input) => {
+                let from = self.graph.node(*input).dtype;
+                self.through(*input, region, out, pool, |data, out| {
+                    compute::cast(from, node.dtype, data, out);
+                })
+            }
+            Op::FromFp8(input) => {
+                let to = node.dtype.float().expect("fp8 is decoded to floats only");
+                self.through(*input, region, out, pool, |data, out| compute::from_fp8(to, data, out))
+            }
             Op::Scalar(bits) => {
-                arith::fill(float(node), f64::from_bits(*bits), out);
+                fill(node.dtype, *bits, out);
                 Ok(())
             }
-            Op::Binary { op, left, right } => self.binary(*op, (*left, *right), region, out, pool),
+            Op::Const(data) => {
+                constant(data, node, region, out);
+                Ok(())
+            }
+            Op::Unary { op, input } => {
+                self.pull(*input, region, out, pool)?;
+                compute::unary(*op, node.dtype, out);
+                Ok(())
+            }
+            Op::Bitcast(input) => self.bitcast(node, *input, region, out, pool),
+            Op::Broadcast(input) => {
+                let small = broadcast_region(self.graph.node(*input), node.shape.len(), region);
+                self.through(*input, &small, out, pool, |data, out| {
+                    spread::expand(data, &lengths(&small), &lengths(region), element_size(node), out);
+                })
+            }
+            Op::Repeat { input, axis, count } => {
+                self.repeat(node, *input, (*axis, *count), region, out, pool)
+            }
+            Op::Pad { input, low, value } => {
+                fill(node.dtype, *value, out);
+                let Some((at, inner)) = unpadded(&self.graph.node(*input).shape, low, region) else {
+                    return Ok(());
+                };
+                self.through(*input, &inner, out, pool, |data, out| {
+                    spread::insert(data, &lengths(&inner), &at, &lengths(region), element_size(node), out);
+                })
+            }
+            Op::Take { input, axis, indices } => {
+                self.take(node, (*input, *axis, *indices), region, out, pool)
+            }
+            Op::Where { test, yes, no } => self.choose((*test, *yes, *no), region, out, pool),
+            Op::Reduce { op, input, axes } => {
+                let inner = unreduced(&self.graph.node(*input).shape, axes, region);
+                self.through(*input, &inner, out, pool, |data, out| {
+                    compute::reduce(*op, node.dtype, data, &lengths(&inner), axes, out);
+                })
+            }
+            Op::Binary { op, left, right } => {
+                let dtype = self.graph.node(*left).dtype;
+                let operand = self.operand(*right, node.shape.len(), region, pool)?;
+                self.through(*left, region, out, pool, |data, out| {
+                    compute::binary(*op, dtype, data, &operand, out);
+                })?;
+                pool.give(operand);
+                Ok(())
+            }
         }
     }
 
@@ -154,32 +208,116 @@ impl<'a> Puller<'a> {
         Ok(())
     }
 
-    fn cast(&self, input: NodeId, to: Float, region: &[Axis], out: &mut [u8], pool: &mut Pool) -> Result<()> {
-        let node = self.graph.node(input);
-        let mut data = pool.take(byte_len(node, region) as usize);
+    /// Pulls a region of another node into a temporary and makes `out` of it.
+    fn through(
+        &self,
+        input: NodeId,
+        region: &[Axis],
+        out: &mut [u8],
+        pool: &mut Pool,
+        make: impl FnOnce(&[u8], &mut [u8]),
+    ) -> Result<()> {
+        let mut data = pool.take(byte_len(self.graph.node(input), region) as usize);
         self.pull(input, region, &mut data, pool)?;
-        convert(float(node), to, &data, out);
+        make(&data, out);
         pool.give(data);
         Ok(())
     }
 
-    fn binary(
+    /// The right side of an operation, repeated to the region.
+    fn operand(&self, id: NodeId, rank: usize, region: &[Axis], pool: &mut Pool) -> Result<Vec<u8>> {
+        let node = self.graph.node(id);
+        let small = broadcast_region(node, rank, region);
+        let size = element_size(node);
+        let mut operand = pool.take(elements(region) as usize * size);
+        self.through(id, &small, &mut operand, pool, |data, out| {
+            spread::expand(data, &lengths(&small), &lengths(region), size, out);
+        })?;
+        Ok(operand)
+    }
+
+    fn bitcast(
         &self,
-        op: BinaryOp,
-        (left, right): (NodeId, NodeId),
+        node: &Node,
+        input: NodeId,
         region: &[Axis],
         out: &mut [u8],
         pool: &mut Pool,
     ) -> Result<()> {
-        self.pull(left, region, out, pool)?;
-        let operand = self.graph.node(right);
-        let dtype = float(operand);
-        let shape = self.graph.node(left).shape.len();
-        let small = broadcast_region(operand, shape, region);
-        let mut data = pool.take(byte_len(operand, &small) as usize);
-        self.pull(right, &small, &mut data, pool)?;
-        arith::apply(op, dtype, out, &lengths(region), &data, &lengths(&small));
+        let from = self.graph.node(input);
+        if element_size(from) == element_size(node) {
+            return self.pull(input, region, out, pool);
+        }
+        let (inner, skip) = recast(element_size(from), element_size(node), region);
+        self.through(input, &inner, out, pool, |data, out| {
+            let (last, size) = (region[region.len() - 1], element_size(node));
+            let row = data.len() / (out.len() / (last.len as usize * size)).max(1);
+            for (data, out) in data.chunks_exact(row).zip(out.chunks_exact_mut(last.len as usize * size)) {
+                for (index, element) in out.chunks_exact_mut(size).enumerate() {
+                    let at = skip + index * last.step as usize * size;
+                    element.copy_from_slice(&data[at..at + size]);
+                }
+            }
+        })
+    }
+
+    fn repeat(
+        &self,
+        node: &Node,
+        input: NodeId,
+        (axis, count): (usize, u64),
+        region: &[Axis],
+        out: &mut [u8],
+        pool: &mut Pool,
+    ) -> Result<()> {
+        let inner = unrepeated(axis, count, region);
+        let along = region[axis];
+        let position = |i| (along.start + i * along.step) / count - inner[axis].start;
+        let positions: Vec<usize> = (0..along.len).map(|i| position(i) as usize).collect();
+        let place = Place::new(&lengths(&inner), axis, element_size(node));
+        self.through(input, &inner, out, pool, |data, out| {
+            spread::gather(data, place.axis, place.inner, &positions, out);
+        })
+    }
+
+    fn take(
+        &self,
+        node: &Node,
+        (input, axis, indices): (NodeId, usize, NodeId),
+        region: &[Axis],
+        out: &mut [u8],
+        pool: &mut Pool,
+    ) -> Result<()> {
+        let (table, list) = (self.graph.node(input), self.graph.node(indices));
+        let (inner, wanted) = taken(table, axis, list.shape.len(), region);
+        let mut data = pool.take(byte_len(list, &wanted) as usize);
+        self.pull(indices, &wanted, &mut data, pool)?;
+        let size = table.shape[axis];
+        // As in MLX a negative position counts from the end; one outside is brought inside.
+        let place_of =
+            |at: i128| if at < 0 { at + i128::from(size) } else { at }.clamp(0, i128::from(size) - 1);
+        let positions: Vec<usize> =
+            compute::integers(list.dtype, &data).into_iter().map(|at| place_of(at) as usize).collect();
         pool.give(data);
+        let place = Place::new(&lengths(&inner), axis, element_size(node));
+        self.through(input, &inner, out, pool, |data, out| {
+            spread::gather(data, place.axis, place.inner, &positions, out);
+        })
+    }
+
+    fn choose(
+        &self,
+        (test, yes, no): (NodeId, NodeId, NodeId),
+        region: &[Axis],
+        out: &mut [u8],
+        pool: &mut Pool,
+    ) -> Result<()> {
+        self.pull(yes, region, out, pool)?;
+        let mut condition = pool.take(byte_len(self.graph.node(test), region) as usize);
+        self.pull(test, region, &mut condition, pool)?;
+        let size = element_size(self.graph.node(yes));
+        self.through(no, region, out, pool, |no, out| compute::choose(&condition, out, no, size))?;
+        pool.give(condition);
         Ok(())
     }
 }
@@ -247,6 +385,70 @@ pub(super) fn broadcast_region(operand: &Node, rank: usize, region: &[Axis]) -> 
     operand.shape.iter().zip(&region[skip..]).map(pick).collect()
 }
 
+/// Where a region meets the inside of a padded tensor: at which position of the region, and which
+/// elements of the tensor. `None` where it lies in the border alone.
+pub(super) fn unpadded(shape: &[u64], low: &[u64], region: &[Axis]) -> Option<(Vec<u64>, Region)> {
+    let inside = region.iter().zip(shape.iter().zip(low));
+    inside
+        .map(|(axis, (&size, &low))| axis.within(low, size))
+        .collect::<Option<Vec<_>>>()
+        .map(|found| found.into_iter().unzip())
+}
+
+/// The region of a reduction's input: the reduced axes whole.
+pub(super) fn unreduced(shape: &[u64], axes: &[usize], region: &[Axis]) -> Region {
+    let whole = |(axis, &along): (usize, &Axis)| {
+        if axes.contains(&axis) { Axis::range(0, shape[axis]) } else { along }
+    };
+    region.iter().enumerate().map(whole).collect()
+}
+
+/// The region of a repetition's input that holds every element of the region.
+pub(super) fn unrepeated(axis: usize, count: u64, region: &[Axis]) -> Region {
+    let mut inner = region.to_vec();
+    let along = region[axis];
+    let (first, last) = (along.start / count, (along.start + (along.len - 1) * along.step) / count);
+    inner[axis] = Axis::range(first, last - first + 1);
+    inner
+}
+
+/// The regions of a table and of the positions in it.
+pub(super) fn taken(table: &Node, axis: usize, rank: usize, region: &[Axis]) -> (Region, Region) {
+    let mut inner = region.to_vec();
+    let wanted = inner.splice(axis..axis + rank, [Axis::range(0, table.shape[axis])]).collect();
+    (inner, wanted)
+}
+
+/// The region before a change of element size from `from` to `to` bytes that covers the region, and
+/// how many bytes of each row come before the region's first element.
+pub(super) fn recast(from: usize, to: usize, region: &[Axis]) -> (Region, usize) {
+    let mut inner = region.to_vec();
+    let (from, to) = (from as u64, to as u64);
+    if let Some(last) = inner.last_mut() {
+        let (first, end) = (last.start * to, (last.start + (last.len - 1) * last.step + 1) * to);
+        *last = Axis::range(first / from, end.div_ceil(from) - first / from);
+        return (inner, (first % from) as usize);
+    }
+    (inner, 0)
+}
+
+/// Fills a block with one number.
+fn fill(dtype: DType, bits: u64, out: &mut [u8]) {
+    let number = compute::number(dtype, f64::from_bits(bits));
+    out.chunks_exact_mut(number.len()).for_each(|element| element.copy_from_slice(&number));
+}
+
+/// Copies a region of a tensor that is at hand whole.
+fn constant(data: &[u8], node: &Node, region: &[Axis], out: &mut [u8]) {
+    let size = element_size(node);
+    let mut filled = 0;
+    for run in runs(&node.shape, region) {
+        let (from, len) = (run.start as usize * size, run.len as usize * size);
+        out[filled..filled + len].copy_from_slice(&data[from..from + len]);
+        filled += len;
+    }
+}
+
 /// The first group that has several pieces, and where those go.
 pub(super) fn scattered(groups: &[Group], size: usize) -> Option<(usize, Place)> {
     let at = groups.iter().position(|group| group.pieces.len() > 1)?;
@@ -295,9 +497,4 @@ pub(super) fn element_size(node: &Node) -> usize {
 /// Bytes of a region of a node's result.
 pub(super) fn byte_len(node: &Node, region: &[Axis]) -> u64 {
     elements(region) * element_size(node) as u64
-}
-
-/// The type that arithmetic is done in.
-fn float(node: &Node) -> Float {
-    node.dtype.float().expect("arithmetic nodes are made only of bf16, f16 and f32")
 }

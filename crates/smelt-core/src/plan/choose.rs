@@ -3,12 +3,12 @@
 //! In order of strength: an override of the user, the family's own bits for the module (a router
 //! at 8 bits, as the library's `quant_predicate` says), the format of the run.
 
-use smelt_kernels::{Format, Mode};
+use smelt_kernels::Format;
 
 use super::{Note, Options, Part, Spec, Task};
 use crate::checkpoint::{Checkpoint, DType, Storage};
 use crate::error::{Error, Result};
-use crate::layout::{Graph, Layout, Module, Output};
+use crate::layout::{Graph, Layout, Module, Output, Own};
 
 /// What is to happen with a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,11 @@ fn choose(output: &Output, module: Module, options: &Options, hits: &mut [bool])
     let path = output.name.strip_suffix(".weight").unwrap_or(&output.name);
     let mut choice = match options.format {
         None => Choice::Keep,
-        Some(format) => Choice::Quantize(own_format(module).unwrap_or(format)),
+        Some(format) => match module.own {
+            Own::Run => Choice::Quantize(format),
+            Own::Format(own) => Choice::Quantize(own),
+            Own::Keep => Choice::Keep,
+        },
     };
     for (rule, hit) in options.overrides.iter().zip(hits) {
         if rule.pattern.is_match(path) {
@@ -58,11 +62,6 @@ fn choose(output: &Output, module: Module, options: &Options, hits: &mut [bool])
         }
     }
     choice
-}
-
-fn own_format(module: Module) -> Option<Format> {
-    let (bits, group_size) = module.own?;
-    Format::new(Mode::Affine, bits, group_size)
 }
 
 fn task(

@@ -9,13 +9,21 @@ use crate::checkpoint::Config;
 /// The text of the config to write.
 ///
 /// `quantization` and its twin `quantization_config` (which other readers look at) hold the format
-/// of the run and an entry for every module that differs; whatever said how the *source* was
+/// of the run and an entry for every module that differs; `edits` are what the layout changes; whatever said how the *source* was
 /// quantized goes.
-pub(super) fn edited(config: &Config, format: Option<Format>, tasks: &[Task]) -> String {
+pub(super) fn edited(
+    config: &Config,
+    edits: &[(String, Value)],
+    format: Option<Format>,
+    tasks: &[Task],
+) -> String {
     let mut text = config.json().clone();
     for key in ["quantization", "quantization_config"] {
         text.remove(&[key]);
         text.remove(&["text_config", key]);
+    }
+    for (key, value) in edits.iter().filter(|(key, value)| config.get(key) != Some(value)) {
+        text.set(&key.split('.').collect::<Vec<_>>(), value);
     }
     if let Some(block) = quantization(format, tasks) {
         text.set(&["quantization"], &block);

@@ -26,6 +26,7 @@ pub use totals::{RoleTotals, Totals};
 
 use crate::checkpoint::{Checkpoint, DType, TensorId};
 use crate::error::{Error, Result};
+use crate::layout::discovered::{self, Trace};
 use crate::layout::family::{self, Family};
 use crate::layout::{Dropped, Graph, Layout, NodeId, Role};
 use crate::source::FileEntry;
@@ -155,41 +156,99 @@ pub fn family_of<'a>(checkpoint: &Checkpoint, own: Option<&'a Family>) -> Result
     })
 }
 
-/// The layout of a checkpoint by its family.
-///
-/// # Errors
-/// [`Error::Layout`] with everything that does not fit.
-pub fn layout_of(checkpoint: &Checkpoint, family: &Family) -> Result<Layout> {
-    family
-        .layout(checkpoint.config(), checkpoint)
-        .map_err(|problems| Error::Layout { family: family.name.clone(), problems: problems.into() })
+/// Whether a checkpoint sees or hears.
+pub fn is_multimodal(checkpoint: &Checkpoint) -> bool {
+    let has = |key: &str| checkpoint.config().get(key).is_some_and(serde_json::Value::is_object);
+    has("vision_config") || has("audio_config")
+}
+
+/// The library that is to load the result: the one asked for, else mlx-vlm for what sees or hears and
+/// mlx-lm for the rest, as far as the family describes its model.
+fn target_of<'a>(checkpoint: &Checkpoint, family: &'a Family, asked: Option<&'a str>) -> Result<&'a str> {
+    let described = |target: &str| family.targets.iter().any(|known| known == target);
+    let usual = if is_multimodal(checkpoint) { "mlx-vlm" } else { "mlx-lm" };
+    let target = match (asked, &family.targets[..]) {
+        (Some(asked), _) => asked,
+        (None, [only]) => only,
+        (None, _) => usual,
+    };
+    if described(target) {
+        return Ok(target);
+    }
+    Err(Error::Target {
+        family: family.name.clone(),
+        target: target.to_owned(),
+        known: family.targets.clone(),
+    })
+}
+
+/// A layout with what the plan says of where it comes from.
+#[derive(Debug)]
+pub struct Origin {
+    /// The family's name, or the library that was asked.
+    pub name: String,
+    /// The layout.
+    pub layout: Layout,
+    /// The share of its routed experts that a token uses, where it is known.
+    pub active_share: Option<f64>,
+}
+
+impl Origin {
+    /// The layout of a checkpoint by its family.
+    ///
+    /// # Errors
+    /// [`Error::Layout`] with everything that does not fit, [`Error::Target`] if the family does not
+    /// describe the model of the library that is to load the result.
+    pub fn family(checkpoint: &Checkpoint, family: &Family, target: Option<&str>) -> Result<Self> {
+        let target = target_of(checkpoint, family, target)?;
+        let layout = family
+            .layout(checkpoint.config(), checkpoint, target)
+            .map_err(|problems| Error::Layout { family: family.name.clone(), problems: problems.into() })?;
+        let active_share = family.active_share(checkpoint.config(), checkpoint).ok().flatten();
+        Ok(Self { name: family.name.clone(), layout, active_share })
+    }
+
+    /// The layout of a checkpoint as a library was seen to make it.
+    ///
+    /// # Errors
+    /// [`Error::OtherCheckpoint`] if the trace is of another one, [`Error::Discovered`] with
+    /// everything that the library refuses or smelt does not compute.
+    pub fn discovered(checkpoint: &Checkpoint, trace: &Trace) -> Result<Self> {
+        if trace.digest != discovered::digest(checkpoint) {
+            return Err(Error::OtherCheckpoint);
+        }
+        let layout = trace.layout(checkpoint).map_err(|problems| Error::Discovered {
+            library: trace.library.clone(),
+            problems: problems.into(),
+        })?;
+        Ok(Self { name: format!("discovered from {}", trace.library), layout, active_share: None })
+    }
 }
 
 impl Plan {
-    /// Plans the conversion of a checkpoint of `family`.
+    /// Plans the conversion of a checkpoint with this layout.
     ///
     /// # Errors
     /// Every refusal that headers allow: see [`Error`].
-    pub fn new(checkpoint: &Checkpoint, family: &Family, options: &Options) -> Result<Self> {
+    pub fn new(checkpoint: &Checkpoint, origin: Origin, options: &Options) -> Result<Self> {
         choose::refuse_packed(checkpoint)?;
-        let mut layout = layout_of(checkpoint, family)?;
+        let Origin { name, mut layout, active_share } = origin;
         let mut notes = note::left_out(checkpoint);
         let mut tasks = choose::tasks(&mut layout, options, &mut notes)?;
         let shards = shards::place(&mut tasks, options.shard_bytes);
-        let share = family.active_share(checkpoint.config(), checkpoint).ok().flatten();
         Ok(Self {
             version: VERSION,
             smelt: env!("CARGO_PKG_VERSION").to_owned(),
-            family: family.name.clone(),
+            family: name,
             source: checkpoint.source().location().to_owned(),
             source_tensors: source_tensors(checkpoint),
             source_shards: source_shards(checkpoint),
             rounding: options.rounding.into(),
             allow_nonfinite: options.allow_nonfinite,
             format: options.format.map(Spec::from),
-            config: config::edited(checkpoint.config(), options.format, &tasks),
+            config: config::edited(checkpoint.config(), &layout.config, options.format, &tasks),
             side_files: checkpoint.side_files().to_vec(),
-            totals: Totals::of(&tasks, &shards, checkpoint, share),
+            totals: Totals::of(&tasks, &shards, checkpoint, active_share),
             dropped: layout.dropped,
             graph: layout.graph,
             tasks,

@@ -7,10 +7,12 @@
 //! ours, which a program that promises a bound cannot have.
 
 mod local;
+mod manifest;
 mod memory;
 pub mod testing;
 
 pub use local::LocalSource;
+pub use manifest::ManifestSource;
 pub use memory::MemorySource;
 
 use crate::{Error, Result};

@@ -82,7 +82,7 @@ fn what_does_not_fit_is_refused_with_its_shapes() {
     let mut graph = Graph::default();
     let a = source(&mut graph, &[4, 6]);
     let b = graph.source(TensorId(1), DType::BF16, &[4, 5]);
-    let ints = graph.source(TensorId(2), DType::I32, &[4, 6]);
+    let packed = graph.source(TensorId(2), DType::F8E4M3, &[4, 6]);
     let shown = |result: Result<NodeId, OpError>| result.unwrap_err().to_string();
     assert_eq!(
         shown(graph.stack(0, &[a, b])),
@@ -101,12 +101,12 @@ fn what_does_not_fit_is_refused_with_its_shapes() {
     assert_eq!(shown(graph.transpose(a, &[0, 0])), "[0, 0] does not permute the axes of shape [4, 6]");
     assert_eq!(shown(graph.reshape(a, &[5, 5])), "shape [4, 6] does not reshape to [5, 5]");
     assert!(matches!(graph.reshape(a, &[u64::MAX, 2]), Err(OpError::Reshape { .. })));
-    assert_eq!(shown(graph.cast(ints, DType::F32)), "no arithmetic on dtype I32");
+    assert_eq!(shown(graph.cast(packed, DType::F32)), "no such operation on dtype F8_E4M3");
     assert_eq!(
-        shown(graph.binary(BinaryOp::Add, a, ints)),
-        "[4, 6] (BF16) and [4, 6] (I32) do not go together"
+        shown(graph.binary(BinaryOp::Add, a, packed)),
+        "[4, 6] (BF16) and [4, 6] (F8_E4M3) do not go together"
     );
-    assert_eq!(shown(graph.binary(BinaryOp::Add, ints, ints)), "no arithmetic on dtype I32");
+    assert_eq!(shown(graph.binary(BinaryOp::Add, packed, packed)), "no such operation on dtype F8_E4M3");
     assert_eq!(
         shown(graph.binary(BinaryOp::Add, a, b)),
         "[4, 6] (BF16) and [4, 5] (BF16) do not go together"

@@ -6,7 +6,7 @@
 use half::{bf16, f16};
 use smelt_core::checkpoint::DType;
 use smelt_core::checkpoint::region::Axis;
-use smelt_core::layout::graph::BinaryOp;
+use smelt_core::layout::graph::{BinaryOp, ReduceOp, UnaryOp};
 
 /// A whole tensor: the bits of its elements in row-major order.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,6 +141,99 @@ pub(crate) fn scalar(value: f64, dtype: DType) -> Tensor {
     Tensor { dtype, shape: Vec::new(), bits: vec![narrow(dtype, value as f32)] }
 }
 
+pub(crate) fn unary(op: UnaryOp, input: &Tensor) -> Tensor {
+    Tensor::from_fn(input.dtype, &input.shape, |at| {
+        let a = input.number(at);
+        narrow(
+            input.dtype,
+            match op {
+                UnaryOp::Negative => -a,
+                UnaryOp::Abs => a.abs(),
+                UnaryOp::Square => a * a,
+                UnaryOp::Floor => a.floor(),
+                UnaryOp::Sqrt => a.sqrt(),
+                other => panic!("{other:?} is not exact"),
+            },
+        )
+    })
+}
+
+pub(crate) fn pad(input: &Tensor, low: &[u64], high: &[u64], value: f64) -> Tensor {
+    let shape: Vec<u64> = (0..low.len()).map(|i| low[i] + input.shape[i] + high[i]).collect();
+    let border = narrow(input.dtype, value as f32);
+    Tensor::from_fn(input.dtype, &shape, |at| {
+        let inside = (0..low.len()).all(|i| low[i] <= at[i] && at[i] < low[i] + input.shape[i]);
+        let at: Vec<u64> = at.iter().zip(low).map(|(at, low)| at.wrapping_sub(*low)).collect();
+        if inside { input.at(&at) } else { border }
+    })
+}
+
+pub(crate) fn repeat(input: &Tensor, axis: usize, count: u64) -> Tensor {
+    let mut shape = input.shape.clone();
+    shape[axis] *= count;
+    Tensor::from_fn(input.dtype, &shape, |at| {
+        let mut at = at.to_vec();
+        at[axis] /= count;
+        input.at(&at)
+    })
+}
+
+pub(crate) fn broadcast(input: &Tensor, shape: &[u64]) -> Tensor {
+    Tensor::from_fn(input.dtype, shape, |at| {
+        let aligned = &at[shape.len() - input.shape.len()..];
+        let at: Vec<u64> =
+            aligned.iter().zip(&input.shape).map(|(&at, &size)| if size == 1 { 0 } else { at }).collect();
+        input.at(&at)
+    })
+}
+
+pub(crate) fn take(input: &Tensor, axis: usize, indices: &[Vec<i32>]) -> Tensor {
+    let mut shape = input.shape.clone();
+    shape.splice(axis..=axis, [indices.len() as u64, indices[0].len() as u64]);
+    Tensor::from_fn(input.dtype, &shape, |at| {
+        let index = indices[at[axis] as usize][at[axis + 1] as usize];
+        let index = if index < 0 { index + input.shape[axis] as i32 } else { index };
+        let mut at = at.to_vec();
+        at.splice(axis..=axis + 1, [index as u64]);
+        input.at(&at)
+    })
+}
+
+pub(crate) fn bitcast(input: &Tensor, dtype: DType) -> Tensor {
+    let size = |dtype: DType| dtype.bits() as usize / 8;
+    let raw: Vec<u8> =
+        input.bits.iter().flat_map(|bits| bits.to_le_bytes()[..size(input.dtype)].to_vec()).collect();
+    let mut shape = input.shape.clone();
+    if let Some(last) = shape.last_mut() {
+        *last = *last * size(input.dtype) as u64 / size(dtype) as u64;
+    }
+    Tensor::from_bytes(dtype, &shape, &raw)
+}
+
+/// The smaller of two, the first where neither is.
+pub(crate) fn smaller(left: &Tensor, right: &Tensor) -> Tensor {
+    Tensor::from_fn(left.dtype, &left.shape, |at| {
+        if right.number(at) < left.number(at) { right.at(at) } else { left.at(at) }
+    })
+}
+
+pub(crate) fn reduce(op: ReduceOp, input: &Tensor, axes: &[usize]) -> Tensor {
+    let mut shape = input.shape.clone();
+    for &axis in axes {
+        shape[axis] = 1;
+    }
+    Tensor::from_fn(input.dtype, &shape, |at| {
+        let inside = |position: &&Vec<u64>| (0..at.len()).all(|i| axes.contains(&i) || position[i] == at[i]);
+        let all = positions(&input.shape);
+        let values = all.iter().filter(inside).map(|position| f64::from(input.number(position)));
+        let result = match op {
+            ReduceOp::Sum => values.fold(0.0, |sum, value| sum + value),
+            ReduceOp::Norm => values.fold(0.0, |sum, value| sum + value * value).sqrt(),
+        };
+        narrow(input.dtype, result as f32)
+    })
+}
+
 pub(crate) fn binary(op: BinaryOp, left: &Tensor, right: &Tensor) -> Tensor {
     Tensor::from_fn(left.dtype, &left.shape, |at| {
         let aligned = &at[left.shape.len() - right.shape.len()..];
@@ -152,6 +245,9 @@ pub(crate) fn binary(op: BinaryOp, left: &Tensor, right: &Tensor) -> Tensor {
             BinaryOp::Sub => a - b,
             BinaryOp::Mul => a * b,
             BinaryOp::Div => a / b,
+            BinaryOp::Max if a.is_nan() || b.is_nan() => f32::NAN,
+            BinaryOp::Max => a.max(b),
+            other => panic!("{other:?} is tested apart"),
         };
         narrow(left.dtype, value)
     })

@@ -1,10 +1,12 @@
 //! Random graphs, made together with the value of each node as [`crate::naive`] has it.
 
+#![expect(clippy::unnecessary_wraps, reason = "every way to make a node has one signature")]
+
 use proptest::prelude::*;
 use smelt_core::Result;
 use smelt_core::checkpoint::region::Axis;
 use smelt_core::checkpoint::{DType, TensorId};
-use smelt_core::layout::graph::{BinaryOp, Graph, NodeId};
+use smelt_core::layout::graph::{BinaryOp, Graph, NodeId, ReduceOp, UnaryOp};
 use smelt_core::layout::pull::Tensors;
 
 use crate::naive::{self, Tensor};
@@ -100,14 +102,22 @@ impl Case {
         let recent = self.nodes.len().saturating_sub(3);
         let (id, value) =
             if dice.roll(3) > 0 { dice.pick(&self.nodes[recent..]) } else { dice.pick(&self.nodes) };
-        let made = match dice.roll(8) {
+        let made = match dice.roll(16) {
             0 => self.stack(dice, id, &value),
-            1 => Some(self.concat(dice, id, &value)),
-            2 => Some(self.slice(dice, id, &value)),
-            3 => Some(self.transpose(dice, id, &value)),
-            4 | 5 => Some(self.reshape(dice, id, &value)),
-            6 => Some(self.cast(dice, id, &value)),
-            _ => Some(self.binary(dice, id, &value)),
+            1 => self.concat(dice, id, &value),
+            2 => self.slice(dice, id, &value),
+            3 => self.transpose(dice, id, &value),
+            4 | 5 => self.reshape(dice, id, &value),
+            6 => self.cast(dice, id, &value),
+            7 => self.unary(dice, id, &value),
+            8 => self.pad(dice, id, &value),
+            9 => self.repeat(dice, id, &value),
+            10 => self.broadcast(dice, id, &value),
+            11 => self.take(dice, id, &value),
+            12 => self.bitcast(dice, id, &value),
+            13 => self.smaller(dice, id, &value),
+            14 => self.reduce(dice, id, &value),
+            _ => self.binary(dice, id, &value),
         };
         self.nodes.extend(made.filter(|(_, value)| value.bits.len() as u64 <= MOST_ELEMENTS));
     }
@@ -132,34 +142,34 @@ impl Case {
         Some((self.graph.stack(axis, &ids).unwrap(), naive::stack(axis, &values)))
     }
 
-    fn concat(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> (NodeId, Tensor) {
+    fn concat(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
         let axis = dice.roll(value.shape.len() as u64) as usize;
         let others = self.like(value, Some(axis));
         let mut parts: Vec<_> = (0..=dice.roll(2)).map(|_| dice.pick(&others)).collect();
         parts.insert(dice.roll(2) as usize, (id, value.clone()));
         let (ids, values): (Vec<_>, Vec<_>) = parts.iter().map(|(id, value)| (*id, value)).unzip();
-        (self.graph.concat(axis, &ids).unwrap(), naive::concat(axis, &values))
+        Some((self.graph.concat(axis, &ids).unwrap(), naive::concat(axis, &values)))
     }
 
-    fn slice(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> (NodeId, Tensor) {
+    fn slice(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
         let axis = dice.roll(value.shape.len() as u64) as usize;
         let (start, step) = (dice.roll(value.shape[axis]), 1 + dice.roll(3));
         let end = start + 1 + dice.roll(value.shape[axis] - start);
         let node = self.graph.slice(id, axis, start, end, step).unwrap();
-        (node, naive::slice(value, axis, start, end, step))
+        Some((node, naive::slice(value, axis, start, end, step)))
     }
 
-    fn transpose(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> (NodeId, Tensor) {
+    fn transpose(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
         let mut left: Vec<usize> = (0..value.shape.len()).collect();
         let mut perm = Vec::new();
         while !left.is_empty() {
             perm.push(left.remove(dice.roll(left.len() as u64) as usize));
         }
-        (self.graph.transpose(id, &perm).unwrap(), naive::transpose(value, &perm))
+        Some((self.graph.transpose(id, &perm).unwrap(), naive::transpose(value, &perm)))
     }
 
     /// Splits and joins axes: any shape with the same prime factors, in any order.
-    fn reshape(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> (NodeId, Tensor) {
+    fn reshape(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
         let mut shape = vec![1; 1 + dice.roll(MOST_AXES as u64) as usize];
         let mut rest = value.bits.len() as u64;
         let sorted = dice.roll(2) == 0;
@@ -176,18 +186,84 @@ impl Case {
             }
         }
         shape[0] *= rest;
-        (self.graph.reshape(id, &shape).unwrap(), naive::reshape(value, &shape))
+        Some((self.graph.reshape(id, &shape).unwrap(), naive::reshape(value, &shape)))
     }
 
-    fn cast(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> (NodeId, Tensor) {
+    fn cast(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
         let dtype = dice.pick(&DTYPES);
-        (self.graph.cast(id, dtype).unwrap(), naive::cast(value, dtype))
+        Some((self.graph.cast(id, dtype).unwrap(), naive::cast(value, dtype)))
     }
 
-    fn binary(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> (NodeId, Tensor) {
-        let op = dice.pick(&[BinaryOp::Add, BinaryOp::Sub, BinaryOp::Mul, BinaryOp::Div]);
+    fn unary(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
+        let op =
+            dice.pick(&[UnaryOp::Negative, UnaryOp::Abs, UnaryOp::Square, UnaryOp::Floor, UnaryOp::Sqrt]);
+        Some((self.graph.unary(op, id).unwrap(), naive::unary(op, value)))
+    }
+
+    fn pad(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
+        let mut side = || value.shape.iter().map(|_| dice.roll(3)).collect::<Vec<_>>();
+        let (low, high) = (side(), side());
+        let number = dice.roll(9) as f64 - 4.0;
+        Some((self.graph.pad(id, &low, &high, number).unwrap(), naive::pad(value, &low, &high, number)))
+    }
+
+    fn repeat(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
+        let (axis, count) = (dice.roll(value.shape.len() as u64) as usize, 1 + dice.roll(3));
+        Some((self.graph.repeat(id, axis, count).unwrap(), naive::repeat(value, axis, count)))
+    }
+
+    fn broadcast(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
+        let mut shape: Vec<u64> =
+            value.shape.iter().map(|&size| if size == 1 { 1 + dice.roll(3) } else { size }).collect();
+        if shape.len() < MOST_AXES {
+            shape.insert(0, 1 + dice.roll(3));
+        }
+        Some((self.graph.broadcast(id, &shape).unwrap(), naive::broadcast(value, &shape)))
+    }
+
+    fn take(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
+        if value.shape.len() >= MOST_AXES {
+            return None;
+        }
+        let axis = dice.roll(value.shape.len() as u64) as usize;
+        let size = value.shape[axis];
+        let (rows, columns) = (1 + dice.roll(2), 1 + dice.roll(4));
+        let mut row = || (0..columns).map(|_| dice.roll(2 * size) as i32 - size as i32).collect();
+        let indices: Vec<Vec<i32>> = (0..rows).map(|_| row()).collect();
+        let bytes: Vec<u8> = indices.iter().flatten().flat_map(|index| index.to_le_bytes()).collect();
+        let list = self.graph.constant(&bytes, DType::I32, &[rows, columns]).unwrap();
+        Some((self.graph.take(id, axis, list).unwrap(), naive::take(value, axis, &indices)))
+    }
+
+    fn bitcast(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
+        let dtype = dice.pick(&DTYPES);
+        let bits = value.shape.last()? * value.dtype.bits();
+        // The bits of a NaN are nobody's promise, and another dtype would show them.
+        if value.bits.iter().any(|&bits| naive::widen(value.dtype, bits).is_nan()) {
+            return None;
+        }
+        let node = self.graph.bitcast(id, dtype);
+        assert_eq!(node.is_ok(), bits % dtype.bits() == 0);
+        Some((node.ok()?, naive::bitcast(value, dtype)))
+    }
+
+    fn smaller(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
+        let others = self.like(value, None);
+        let (other, operand) = dice.pick(&others);
+        let test = self.graph.binary(BinaryOp::Less, other, id).unwrap();
+        Some((self.graph.choose(test, other, id).unwrap(), naive::smaller(value, &operand)))
+    }
+
+    fn reduce(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
+        let op = dice.pick(&[ReduceOp::Sum, ReduceOp::Norm]);
+        let axes: Vec<usize> = (0..value.shape.len()).filter(|_| dice.roll(2) == 0).collect();
+        Some((self.graph.reduce(op, id, &axes).unwrap(), naive::reduce(op, value, &axes)))
+    }
+
+    fn binary(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
+        let op = dice.pick(&[BinaryOp::Add, BinaryOp::Sub, BinaryOp::Mul, BinaryOp::Div, BinaryOp::Max]);
         let (right, operand) = self.operand(dice, value);
-        (self.graph.binary(op, id, right).unwrap(), naive::binary(op, value, &operand))
+        Some((self.graph.binary(op, id, right).unwrap(), naive::binary(op, value, &operand)))
     }
 
     /// A number, or a tensor of the same shape with some axes cut to one and the first ones gone.

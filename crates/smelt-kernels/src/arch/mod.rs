@@ -8,6 +8,10 @@
 //! The methods are defined to the bit, NaN included, so that the instruction sets cannot differ.
 //! There is no fused multiply-add: it would round once where MLX rounds twice.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod scalar;
 
 /// Lanes of a vector.
@@ -86,7 +90,7 @@ pub(crate) trait Simd: Copy {
     /// Loads eight 16-bit integers, little endian, and extends them with zeros.
     fn load16(self, from: &[u8; 16]) -> Self::I;
     /// Loads eight bytes and extends them with zeros.
-    fn load8(self, from: &[u8; 8]) -> Self::I;
+    fn load8(self, from: [u8; 8]) -> Self::I;
     /// Stores eight 32-bit integers, little endian.
     fn store32(self, a: Self::I, to: &mut [u8; 32]);
     /// Stores eight integers below 2^16 as 16 bits each, little endian.
@@ -121,7 +125,7 @@ pub(crate) trait Simd: Copy {
     /// Stores 32 bytes.
     fn store_block(self, a: Self::B, to: &mut [u8; 32]);
     /// Four 64-bit integers.
-    fn from_words(self, a: [u64; 4]) -> Self::B;
+    fn block(self, a: [u64; 4]) -> Self::B;
     /// The four 64-bit integers.
     fn words(self, a: Self::B) -> [u64; 4];
     /// `a & mask` in each 64-bit integer.

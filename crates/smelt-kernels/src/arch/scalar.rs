@@ -137,7 +137,7 @@ impl Simd for Scalar {
         from_fn(|i| u32::from(u16::from_le_bytes([from[2 * i], from[2 * i + 1]])))
     }
     #[inline(always)]
-    fn load8(self, from: &[u8; 8]) -> Self::I {
+    fn load8(self, from: [u8; 8]) -> Self::I {
         lanes!(i => u32::from(from[i]))
     }
     #[inline(always)]
@@ -213,7 +213,7 @@ impl Simd for Scalar {
         }
     }
     #[inline(always)]
-    fn from_words(self, a: [u64; 4]) -> Self::B {
+    fn block(self, a: [u64; 4]) -> Self::B {
         a
     }
     #[inline(always)]

@@ -69,7 +69,7 @@ fn compare(
 ) -> usize {
     let mut compared = 0;
     for (case, dtype) in cases(file) {
-        let input = bytes(file, &format!("{case}/input")).unwrap();
+        let input = bytes(file, &format!("{case}/input")).expect("a case has an input");
         for format in formats() {
             let Some(stored) = parts(file, &case, format) else {
                 continue;
@@ -111,8 +111,10 @@ fn drop_sign_of_nan(dtype: Float, data: &mut [u8]) {
 #[test]
 fn cpu_rule_is_what_a_cpu_stored() {
     let file = SafeTensors::deserialize(CPU).unwrap();
-    let compared = compare(&file, Rounding::Cpu, |what, _, dtype, made, mut stored| {
-        drop_sign_of_nan(dtype, &mut stored.scales);
+    let compared = compare(&file, Rounding::Cpu, |what, format, dtype, made, mut stored| {
+        if format.mode() == Mode::Affine {
+            drop_sign_of_nan(dtype, &mut stored.scales);
+        }
         assert_eq!(made, stored, "{what}");
     });
     assert!(compared >= 500 * Isa::available().len(), "only {compared} blocks in the file");

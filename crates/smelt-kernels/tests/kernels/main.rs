@@ -15,7 +15,6 @@ use smelt_kernels::{Float, Format, Isa, Mode, Packed, Rounding};
 const DTYPES: [Float; 3] = [Float::Bf16, Float::F16, Float::F32];
 
 /// Both rules.
-#[expect(dead_code, reason = "soon")]
 const ROUNDINGS: [Rounding; 2] = [Rounding::Cpu, Rounding::Gpu];
 
 /// Every format that MLX stores.

@@ -3,8 +3,9 @@
 
 use super::file::{DropRule, Family, Group, TensorRule};
 use super::syntax::Expr;
-use super::tensor::{Maker, Range, Ranges, TensorError, range};
-use super::value::{Env, ValueError};
+use super::template::Template;
+use super::tensor::{Maker, TensorError};
+use super::value::{Env, Facts, Value, ValueError};
 use crate::checkpoint::{Config, TensorId};
 use crate::layout::catalog::Catalog;
 use crate::layout::graph::Graph;
@@ -18,8 +19,10 @@ pub(super) fn expand(
     family: &Family,
     config: &Config,
     catalog: &dyn Catalog,
+    target: &str,
 ) -> Result<Layout, Vec<Problem>> {
-    let env = Env::new(config, catalog, &family.lets);
+    let facts = Facts::new(config, catalog, target, &family.lets, &family.indices);
+    let env = Env::new(&facts);
     let ranges = ranges(family, &env).map_err(|problem| vec![problem])?;
     let mut expansion = Expansion {
         family,
@@ -32,16 +35,17 @@ pub(super) fn expand(
     };
     expansion.sections();
     let Expansion { graph, outputs, problems, .. } = expansion;
-    finish(family, &env, catalog, graph, outputs, problems)
+    finish(family, &env, catalog, Layout { graph, outputs, ..Layout::default() }, problems)
 }
 
 /// How far each index of the family runs on this checkpoint. One that nothing defines here (no
-/// experts in a dense variant) is missing, and only a problem where a rule needs it.
-fn ranges<'a>(family: &'a Family, env: &Env<'_>) -> Result<Vec<Range<'a>>, Problem> {
+/// experts in a dense variant) is missing, and only asked for where a rule needs it.
+fn ranges<'a>(family: &'a Family, env: &Env<'_>) -> Result<Vec<(&'a str, u64)>, Problem> {
     let mut ranges = Vec::new();
     for (name, expr) in &family.indices {
         match env.size(expr) {
-            range @ (Ok(_) | Err(ValueError::Missing(_))) => ranges.push((name.as_str(), range)),
+            Ok(range) => ranges.push((name.as_str(), range)),
+            Err(ValueError::Missing(_)) => {}
             Err(error) => return Err(Problem::Value { rule: format!("index.{name}"), error }),
         }
     }
@@ -51,7 +55,7 @@ fn ranges<'a>(family: &'a Family, env: &Env<'_>) -> Result<Vec<Range<'a>>, Probl
 struct Expansion<'a> {
     family: &'a Family,
     env: Env<'a>,
-    ranges: &'a Ranges<'a>,
+    ranges: &'a [(&'a str, u64)],
     catalog: &'a dyn Catalog,
     graph: Graph,
     outputs: Vec<Output>,
@@ -84,13 +88,20 @@ impl<'a> Expansion<'a> {
     }
 
     fn range(&mut self, index: &str, rule: &str) -> Option<u64> {
-        let found = range(self.ranges, index);
-        found.map_err(|error| self.problems.push(Problem::Value { rule: rule.to_owned(), error })).ok()
+        let found = self.ranges.iter().find(|(name, _)| *name == index).map(|&(_, range)| range);
+        if found.is_none() {
+            let missing = match self.family.indices.get(index) {
+                Some(Expr::Name(name)) => ValueError::Missing(name.clone()),
+                _ => ValueError::Place(index.to_owned()),
+            };
+            self.problems.push(Problem::Value { rule: rule.to_owned(), error: missing });
+        }
+        found
     }
 
     /// Writes a rule out for these indices and every value of the others in its name.
     fn rule(&mut self, group: &'a Group, rule: &'a TensorRule, bound: &[(&'a str, u64)]) {
-        let open = rule.name.places().into_iter().find(|place| !bound.iter().any(|(name, _)| name == place));
+        let open = index_places(self.family, rule).find(|place| !bound.iter().any(|(name, _)| name == place));
         let Some(place) = open else {
             self.parameter(group, rule, bound);
             return;
@@ -145,7 +156,7 @@ fn sections(family: &Family) -> Vec<Section<'_>> {
     let mut sections: Vec<Section<'_>> = Vec::new();
     let rules = family.groups.iter().flat_map(|group| group.tensors.iter().map(move |rule| (group, rule)));
     for (group, rule) in rules {
-        let index = rule.name.places().first().copied();
+        let index = index_places(family, rule).next();
         match sections.last_mut() {
             Some((last, rules)) if *last == index => rules.push((group, rule)),
             _ => sections.push((index, vec![(group, rule)])),
@@ -154,31 +165,44 @@ fn sections(family: &Family) -> Vec<Section<'_>> {
     sections
 }
 
+/// The places of a rule's name that run over an index; the others hold texts.
+fn index_places<'a>(family: &'a Family, rule: &'a TensorRule) -> impl Iterator<Item = &'a str> {
+    rule.name.places().into_iter().filter(|place| family.indices.contains_key(*place))
+}
+
 fn holds(when: Option<&Expr>, env: &Env<'_>) -> Result<bool, ValueError> {
     when.map_or(Ok(true), |when| env.truth(when))
 }
 
-/// Accounts for every tensor of the checkpoint.
+/// Accounts for every tensor of the checkpoint, and works out what the config has to say.
 fn finish(
     family: &Family,
     env: &Env<'_>,
     catalog: &dyn Catalog,
-    graph: Graph,
-    outputs: Vec<Output>,
+    mut layout: Layout,
     mut problems: Vec<Problem>,
 ) -> Result<Layout, Vec<Problem>> {
-    let used = used(&graph, &outputs, catalog.count());
-    let mut dropped = Vec::new();
+    let used = used(&layout.graph, &layout.outputs, catalog.count());
+    let patterns: Vec<Template> = family.drops.iter().map(|rule| env.pattern(&rule.pattern)).collect();
     for id in (0..catalog.count()).filter(|&id| !used[id as usize]).map(TensorId) {
         let name = catalog.info(id).name;
-        match dropping(&family.drops, name, env) {
-            Ok(Some(rule)) => dropped.push(Dropped { tensor: name.to_owned(), why: rule.why.clone() }),
+        match dropping(&family.drops, &patterns, name, env) {
+            Ok(Some(rule)) => {
+                layout.dropped.push(Dropped { tensor: name.to_owned(), why: rule.why.clone() });
+            }
             // With other problems this is often only their echo, but it may be their cause.
             Ok(None) => problems.push(Problem::Unclaimed { tensor: name.to_owned() }),
             Err(error) => problems.push(Problem::Value { rule: name.to_owned(), error }),
         }
     }
-    if problems.is_empty() { Ok(Layout { graph, outputs, dropped }) } else { Err(problems) }
+    for (key, expr) in &family.config {
+        match env.eval(expr) {
+            Ok(Value::Null) => {}
+            Ok(value) => layout.config.push((key.clone(), value.into_json())),
+            Err(error) => problems.push(Problem::Value { rule: format!("config.{key}"), error }),
+        }
+    }
+    if problems.is_empty() { Ok(layout) } else { Err(problems) }
 }
 
 fn used(graph: &Graph, outputs: &[Output], count: u32) -> Vec<bool> {
@@ -191,11 +215,12 @@ fn used(graph: &Graph, outputs: &[Output], count: u32) -> Vec<bool> {
 
 fn dropping<'a>(
     drops: &'a [DropRule],
+    patterns: &[Template],
     name: &str,
     env: &Env<'_>,
 ) -> Result<Option<&'a DropRule>, ValueError> {
-    for rule in drops {
-        if let Some(bound) = rule.pattern.matches(name)
+    for (rule, pattern) in drops.iter().zip(patterns) {
+        if let Some(bound) = pattern.matches(name)
             && holds(rule.when.as_ref(), &env.with(&bound))?
         {
             return Ok(Some(rule));

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::syntax::{Expr, SyntaxError, parse};
 use super::template::{Template, TemplateError};
-use crate::layout::Role;
+use crate::layout::{Module, ModuleClass, Own, Role};
 
 /// A parsed family.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct Family {
     pub title: String,
     /// The `model_type`s of config.json that it covers.
     pub model_types: Vec<String>,
+    /// The libraries whose models it describes.
+    pub targets: Vec<String>,
     /// Values derived from the config.
     pub lets: IndexMap<String, Expr>,
     /// What each index runs over: from 0 up to the value.
@@ -30,6 +32,8 @@ pub struct Family {
     pub groups: Vec<Group>,
     /// Tensors that are left out.
     pub drops: Vec<DropRule>,
+    /// Keys of the config that the result changes, because its tensors are not the source's.
+    pub config: IndexMap<String, Expr>,
 }
 
 /// How many of the routed experts a token uses.
@@ -69,28 +73,6 @@ pub struct TensorRule {
     pub cast: bool,
 }
 
-/// A module that can be quantized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Module {
-    /// Its class in MLX.
-    pub class: ModuleClass,
-    /// Bits and group size of the affine format that the library gives it by default.
-    pub own: Option<(u8, usize)>,
-}
-
-/// The classes of MLX modules that can be quantized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum ModuleClass {
-    /// `nn.Linear`: `[out, in]`.
-    Linear,
-    /// `nn.Embedding`: `[entries, dims]`.
-    Embedding,
-    /// `SwitchLinear`: `[experts, out, in]`.
-    SwitchLinear,
-    /// `MultiLinear`: `[heads, out, in]`.
-    MultiLinear,
-}
-
 /// Tensors of the checkpoint that the model does not have.
 #[derive(Debug)]
 pub struct DropRule {
@@ -125,7 +107,7 @@ pub enum FamilyError {
         error: TemplateError,
     },
     /// A parameter named twice in one group, or an index that no `[index]` defines.
-    #[error("in `{key}`: no `[index]` says what `{{{place}}}` runs over")]
+    #[error("in `{key}`: neither `[index]` nor `[let]` has `{place}`")]
     Index {
         /// The name.
         key: String,
@@ -133,7 +115,9 @@ pub enum FamilyError {
         place: String,
     },
     /// Own bits for something that is not quantized, or half of a format.
-    #[error("in `{key}`: `bits` and `group_size` go together, on a `module`, in a format that MLX has")]
+    #[error(
+        "in `{key}`: `bits` and `group_size` go together, on a `module`, in a format that MLX has; `quantize = false` goes alone"
+    )]
     Format {
         /// The name.
         key: String,
@@ -146,6 +130,10 @@ struct FamilyToml {
     name: String,
     title: String,
     model_types: Vec<String>,
+    #[serde(default = "mlx_lm")]
+    targets: Vec<String>,
+    #[serde(default)]
+    config: IndexMap<String, String>,
     #[serde(default, rename = "let")]
     lets: IndexMap<String, String>,
     #[serde(default)]
@@ -179,6 +167,7 @@ struct TensorToml {
     when: Option<String>,
     role: Role,
     module: Option<ModuleClass>,
+    quantize: Option<bool>,
     bits: Option<u8>,
     group_size: Option<usize>,
     cast: Option<bool>,
@@ -190,6 +179,11 @@ struct DropToml {
     tensors: String,
     when: Option<String>,
     why: String,
+}
+
+/// Most families are of language models.
+fn mlx_lm() -> Vec<String> {
+    vec!["mlx-lm".to_owned()]
 }
 
 impl Family {
@@ -204,33 +198,38 @@ impl Family {
             let total = expression("experts.total", &experts.total)?;
             Ok(Experts { total, active: expression("experts.active", &experts.active)? })
         });
-        let groups = file.group.into_iter().map(|group| parse_group(group, &indices));
+        let lets = expressions(file.lets)?;
+        let known = |place: &str| indices.contains_key(place) || lets.contains_key(place);
+        let groups =
+            file.group.into_iter().map(|group| parse_group(group, &known)).collect::<Result<_, _>>()?;
         Ok(Self {
             name: file.name,
             title: file.title,
             model_types: file.model_types,
-            lets: expressions(file.lets)?,
+            targets: file.targets,
+            config: expressions(file.config)?,
+            lets,
             experts: experts.transpose()?,
-            groups: groups.collect::<Result<_, _>>()?,
+            groups,
             drops: file.drop.into_iter().map(parse_drop).collect::<Result<_, _>>()?,
             indices,
         })
     }
 }
 
-fn parse_group(group: GroupToml, indices: &IndexMap<String, Expr>) -> Result<Group, FamilyError> {
+fn parse_group(group: GroupToml, known: &dyn Fn(&str) -> bool) -> Result<Group, FamilyError> {
     let when = condition("when", group.when.as_deref())?;
-    let tensors = group.tensors.into_iter().map(|(name, rule)| parse_tensor(&name, &rule, indices));
+    let tensors = group.tensors.into_iter().map(|(name, rule)| parse_tensor(&name, &rule, known));
     Ok(Group { when, tensors: tensors.collect::<Result<_, _>>()? })
 }
 
 fn parse_tensor(
     key: &str,
     rule: &TensorToml,
-    indices: &IndexMap<String, Expr>,
+    known: &dyn Fn(&str) -> bool,
 ) -> Result<TensorRule, FamilyError> {
     let name = template(key, key)?;
-    if let Some(place) = name.places().into_iter().find(|place| !indices.contains_key(*place)) {
+    if let Some(place) = name.places().into_iter().find(|place| !known(place)) {
         return Err(FamilyError::Index { key: key.to_owned(), place: place.to_owned() });
     }
     Ok(TensorRule {
@@ -254,18 +253,19 @@ fn origin(key: &str, text: &str) -> Result<Expr, FamilyError> {
 
 fn module(key: &str, rule: &TensorToml) -> Result<Option<Module>, FamilyError> {
     let error = || FamilyError::Format { key: key.to_owned() };
-    let own = match (rule.bits, rule.group_size) {
-        (None, None) => None,
-        (Some(bits), Some(group)) => {
-            smelt_kernels::Format::new(smelt_kernels::Mode::Affine, bits, group).ok_or_else(error)?;
-            Some((bits, group))
+    let own = match (rule.quantize, rule.bits, rule.group_size) {
+        (None | Some(true), None, None) => Own::Run,
+        (Some(false), None, None) => Own::Keep,
+        (None, Some(bits), Some(group)) => {
+            let format = smelt_kernels::Format::new(smelt_kernels::Mode::Affine, bits, group);
+            Own::Format(format.ok_or_else(error)?)
         }
         _ => return Err(error()),
     };
     match (rule.module, own) {
         (Some(class), own) => Ok(Some(Module { class, own })),
-        (None, None) => Ok(None),
-        (None, Some(_)) => Err(error()),
+        (None, Own::Run) => Ok(None),
+        (None, _) => Err(error()),
     }
 }
 

@@ -11,11 +11,11 @@ mod value;
 
 use std::sync::OnceLock;
 
-pub use file::{DropRule, Experts, Family, FamilyError, Group, Module, ModuleClass, TensorRule};
+pub use file::{DropRule, Experts, Family, FamilyError, Group, TensorRule};
 pub use syntax::{Expr, Operator, SyntaxError};
 pub use template::{Template, TemplateError};
 pub use tensor::TensorError;
-pub use value::{Env, Value, ValueError};
+pub use value::{Env, Facts, Value, ValueError};
 
 use super::{Layout, Problem};
 use crate::checkpoint::Config;
@@ -38,6 +38,12 @@ pub fn all() -> &'static [Family] {
     })
 }
 
+/// The text of the family file of this name.
+pub fn text(name: &str) -> Option<&'static str> {
+    let file = format!("{name}.toml");
+    FILES.iter().find(|(known, _)| *known == file).map(|(_, text)| *text)
+}
+
 /// The family of a `model_type`.
 pub fn of_model_type(model_type: &str) -> Option<&'static Family> {
     all().iter().find(|family| family.model_types.iter().any(|known| known == model_type))
@@ -48,8 +54,13 @@ impl Family {
     ///
     /// # Errors
     /// Everything that does not fit.
-    pub fn layout(&self, config: &Config, catalog: &dyn Catalog) -> Result<Layout, Vec<Problem>> {
-        expand::expand(self, config, catalog)
+    pub fn layout(
+        &self,
+        config: &Config,
+        catalog: &dyn Catalog,
+        target: &str,
+    ) -> Result<Layout, Vec<Problem>> {
+        expand::expand(self, config, catalog, target)
     }
 
     /// The share of its routed experts that a token uses, where there are any.
@@ -60,7 +71,8 @@ impl Family {
         let Some(experts) = &self.experts else {
             return Ok(None);
         };
-        let env = Env::new(config, catalog, &self.lets);
+        let facts = Facts::new(config, catalog, "", &self.lets, &self.indices);
+        let env = Env::new(&facts);
         let (active, total) = (env.size(&experts.active)?, env.size(&experts.total)?);
         Ok((total > 0).then(|| active as f64 / total as f64))
     }

@@ -11,7 +11,7 @@
 //!
 //! Names may hold dots: `text_config.hidden_size`. A text may hold places: `"model.layers.{layer}"`.
 
-use std::fmt;
+use indexmap::IndexMap;
 
 use super::template::Template;
 
@@ -38,6 +38,32 @@ pub enum Expr {
     Not(Box<Expr>),
     /// `a op b`
     Binary(Operator, Box<Expr>, Box<Expr>),
+}
+
+impl Expr {
+    /// Whether a name or place for which `wanted` holds occurs in it, or in a value of `lets` that it
+    /// uses. Deep chains of values are taken to have one.
+    pub(super) fn mentions(
+        &self,
+        wanted: &dyn Fn(&str) -> bool,
+        lets: &IndexMap<String, Self>,
+        depth: usize,
+    ) -> bool {
+        let name = |name: &str| {
+            wanted(name)
+                || depth > MAX_DEPTH
+                || lets.get(name).is_some_and(|expr| expr.mentions(wanted, lets, depth + 1))
+        };
+        let inner = |expr: &Self| expr.mentions(wanted, lets, depth + 1);
+        match self {
+            Self::Int(_) | Self::Float(_) => false,
+            Self::Text(template) => template.places().into_iter().any(name),
+            Self::Name(text) => name(text),
+            Self::List(items) | Self::Call(_, items) => items.iter().any(inner),
+            Self::Negate(expr) | Self::Not(expr) => inner(expr),
+            Self::Item(a, b) | Self::Binary(_, a, b) => inner(a) || inner(b),
+        }
+    }
 }
 
 /// The operators between two expressions.
@@ -112,14 +138,6 @@ const LEVELS: [&[(&str, Operator)]; 6] = [
     &[("+", Operator::Add), ("-", Operator::Subtract)],
     &[("*", Operator::Multiply), ("/", Operator::Divide), ("%", Operator::Remainder)],
 ];
-
-impl fmt::Display for Operator {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut all = LEVELS.iter().copied().flatten();
-        let symbol = all.find(|(_, operator)| operator == self).map_or("", |(symbol, _)| symbol);
-        out.write_str(symbol)
-    }
-}
 
 /// The level of comparisons, above which `not` stands.
 const COMPARISON: usize = 2;

@@ -1,4 +1,4 @@
-//! Names with places for indices: `model.layers.{layer}.mlp.experts.{expert}.up_proj.weight`.
+//! Names with places for indices and texts: `{prefix}layers.{layer}.mlp.experts.{expert}.w1.weight`.
 
 use std::fmt;
 
@@ -59,23 +59,29 @@ impl Template {
         places
     }
 
-    /// The name with `value(place)` in each place, or the first place that has no value.
+    /// The name with what `write` puts into each place.
     ///
     /// # Errors
-    /// The name of a place for which `value` gives nothing.
-    pub fn fill(&self, value: impl Fn(&str) -> Option<u64>) -> Result<String, &str> {
-        use fmt::Write as _;
+    /// That of `write`.
+    pub fn fill<E>(&self, write: impl Fn(&str, &mut String) -> Result<(), E>) -> Result<String, E> {
         let mut name = String::with_capacity(64);
         for part in &self.parts {
             match part {
                 Part::Text(text) => name.push_str(text),
-                Part::Place(place) => {
-                    let index = value(place).ok_or(place.as_str())?;
-                    write!(name, "{index}").expect("a String takes everything");
-                }
+                Part::Place(place) => write(place, &mut name)?,
             }
         }
         Ok(name)
+    }
+
+    /// The template with the places for which `text` has a text filled with it.
+    #[must_use]
+    pub fn resolved(&self, text: impl Fn(&str) -> Option<String>) -> Self {
+        let resolve = |part: &Part| match part {
+            Part::Place(place) => text(place).map_or_else(|| part.clone(), Part::Text),
+            Part::Text(_) => part.clone(),
+        };
+        Self { parts: self.parts.iter().map(resolve).collect() }
     }
 
     /// What stands in the places where `name` has this form. A place takes digits; `*` in the text
@@ -145,7 +151,11 @@ mod tests {
     fn a_filled_template_matches_with_the_same_indices() {
         let template = Template::parse("a.{layer}.b.{expert}.w").unwrap();
         assert_eq!(template.places(), ["layer", "expert"]);
-        let name = template.fill(|place| Some(if place == "layer" { 12 } else { 3 })).unwrap();
+        let index = |place: &str, name: &mut String| {
+            name.push_str(if place == "layer" { "12" } else { "3" });
+            Ok::<(), ()>(())
+        };
+        let name = template.fill(index).unwrap();
         assert_eq!(name, "a.12.b.3.w");
         assert_eq!(template.matches(&name), Some(vec![("layer", 12), ("expert", 3)]));
         assert_eq!(template.matches("a.12.b.x.w"), None);

@@ -2,11 +2,21 @@
 //!
 //! ```text
 //! stack(expert, t)        t for each value of the index, along a new first axis
+//! stack(a, b, …)          these tensors, along a new first axis
 //! concat(axis, a, b, …)   one after another along an axis
 //! slice(t, axis, start, end) or slice(t, axis, start, end, step)
 //! transpose(t, 0, 2, 1)   axis i of the result is axis p[i] of t
 //! reshape(t, [a, b])      the same elements under another shape
-//! cast(t, "f32")          rounded to another dtype: "bf16", "f16" or "f32"
+//! split(t, axis, n, i)    the i-th of n equal parts along an axis
+//! cast(t, "f32")          as another dtype: "bf16", "f16", "f32", "u32" …
+//! bitcast(t, "u32")       the same bits as another dtype
+//! from_fp8(t, "bf16")     bytes of E4M3 as floats
+//! broadcast(t, [a, b])    repeated to a shape
+//! repeat(t, axis, n)      each element of an axis n times in a row
+//! pad(t, axis, low, high) zeros before and behind, along an axis
+//! sum(t, axis), norm(t, axis)   along an axis, which keeps one element
+//! sqrt(t), square(t), negative(t), sigmoid(t)   element by element
+//! if(condition, a, b)     one of two
 //! t + 1, t - x, t * x, t / x   in the dtype of t
 //! ```
 
@@ -15,7 +25,7 @@ use super::template::Template;
 use super::value::{Env, Value, ValueError};
 use crate::checkpoint::DType;
 use crate::layout::catalog::Catalog;
-use crate::layout::graph::{BinaryOp, Graph, NodeId, OpError};
+use crate::layout::graph::{BinaryOp, Graph, NodeId, OpError, ReduceOp, UnaryOp};
 
 /// Why a parameter can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -49,19 +59,7 @@ pub(super) struct Maker<'a> {
     pub(super) graph: &'a mut Graph,
     pub(super) catalog: &'a dyn Catalog,
     /// How far each index runs.
-    pub(super) ranges: &'a Ranges<'a>,
-}
-
-/// How far each index of a family runs on a checkpoint, or why that can't be told.
-pub(super) type Ranges<'a> = [Range<'a>];
-
-/// An index and how far it runs.
-pub(super) type Range<'a> = (&'a str, Result<u64, ValueError>);
-
-/// How far an index runs.
-pub(super) fn range(ranges: &Ranges<'_>, index: &str) -> Result<u64, ValueError> {
-    let found = ranges.iter().find(|(name, _)| *name == index).map(|(_, range)| range.clone());
-    found.unwrap_or_else(|| Err(ValueError::Place(index.to_owned())))
+    pub(super) ranges: &'a [(&'a str, u64)],
 }
 
 impl Maker<'_> {
@@ -71,7 +69,7 @@ impl Maker<'_> {
             Expr::Text(template) => self.source(template, env),
             Expr::Call(name, args) => self.call(name, args, env),
             Expr::Binary(op, left, right) => self.binary(*op, left, right, env),
-            other => Err(TensorError::NotATensor(kind(other))),
+            other => Err(TensorError::NotATensor(format!("{other:?}"))),
         }
     }
 
@@ -87,6 +85,11 @@ impl Maker<'_> {
     fn call(&mut self, name: &str, args: &[Expr], env: &Env<'_>) -> Made {
         match (name, args) {
             ("stack", [Expr::Name(index), tensor]) => self.stack(index, tensor, env),
+            ("stack", tensors) => {
+                let parts =
+                    tensors.iter().map(|tensor| self.make(tensor, env)).collect::<Result<Vec<_>, _>>()?;
+                Ok(self.graph.stack(0, &parts)?)
+            }
             ("concat", [axis, tensors @ ..]) => {
                 let axis = env.size(axis)? as usize;
                 let parts =
@@ -108,16 +111,66 @@ impl Maker<'_> {
                 let tensor = self.make(tensor, env)?;
                 Ok(self.graph.reshape(tensor, &sizes(shape, env)?)?)
             }
-            ("cast", [tensor, dtype]) => {
+            ("split", [tensor, axis, count, index]) => {
                 let tensor = self.make(tensor, env)?;
-                Ok(self.graph.cast(tensor, float_dtype(env.eval(dtype)?)?)?)
+                let (axis, count, index) = (env.size(axis)? as usize, env.size(count)?, env.size(index)?);
+                let size = self.graph.node(tensor).shape.get(axis).copied().unwrap_or(0);
+                let part = size.checked_div(count).unwrap_or(0);
+                Ok(self.graph.slice(tensor, axis, index * part, (index + 1) * part, 1)?)
             }
+            ("cast", [tensor, to]) => {
+                let tensor = self.make(tensor, env)?;
+                Ok(self.graph.cast(tensor, dtype(&env.eval(to)?)?)?)
+            }
+            ("bitcast", [tensor, to]) => {
+                let tensor = self.make(tensor, env)?;
+                Ok(self.graph.bitcast(tensor, dtype(&env.eval(to)?)?)?)
+            }
+            ("from_fp8", [tensor, to]) => {
+                let tensor = self.make(tensor, env)?;
+                Ok(self.graph.from_fp8(tensor, dtype(&env.eval(to)?)?)?)
+            }
+            ("broadcast", [tensor, Expr::List(shape)]) => {
+                let tensor = self.make(tensor, env)?;
+                Ok(self.graph.broadcast(tensor, &sizes(shape, env)?)?)
+            }
+            ("repeat", [tensor, axis, count]) => {
+                let tensor = self.make(tensor, env)?;
+                Ok(self.graph.repeat(tensor, env.size(axis)? as usize, env.size(count)?)?)
+            }
+            ("pad", [tensor, axis, low, high]) => {
+                let tensor = self.make(tensor, env)?;
+                let (axis, rank) = (env.size(axis)? as usize, self.graph.node(tensor).shape.len());
+                let side =
+                    |size: u64| (0..rank).map(|at| if at == axis { size } else { 0 }).collect::<Vec<_>>();
+                Ok(self.graph.pad(tensor, &side(env.size(low)?), &side(env.size(high)?), 0.0)?)
+            }
+            ("sum" | "norm", [tensor, axis]) => {
+                let op = if name == "sum" { ReduceOp::Sum } else { ReduceOp::Norm };
+                let tensor = self.make(tensor, env)?;
+                Ok(self.graph.reduce(op, tensor, &[env.size(axis)? as usize])?)
+            }
+            ("if", [test, yes, no]) => {
+                if env.truth(test)? {
+                    self.make(yes, env)
+                } else {
+                    self.make(no, env)
+                }
+            }
+            (_, [tensor]) => match unary(name) {
+                Some(op) => {
+                    let tensor = self.make(tensor, env)?;
+                    Ok(self.graph.unary(op, tensor)?)
+                }
+                None => Err(TensorError::NotATensor(format!("{name}(…)"))),
+            },
             _ => Err(TensorError::NotATensor(format!("{name}(…) with {} arguments", args.len()))),
         }
     }
 
     fn stack(&mut self, index: &str, tensor: &Expr, env: &Env<'_>) -> Made {
-        let range = range(self.ranges, index)?;
+        let range = self.ranges.iter().find(|(name, _)| *name == index);
+        let &(_, range) = range.ok_or_else(|| ValueError::Place(index.to_owned()))?;
         let mut bound = env.bound().to_vec();
         bound.push((index, 0));
         let mut parts = Vec::with_capacity(range as usize);
@@ -147,7 +200,7 @@ impl Maker<'_> {
             Operator::Subtract => BinaryOp::Sub,
             Operator::Multiply => BinaryOp::Mul,
             Operator::Divide => BinaryOp::Div,
-            other => return Err(TensorError::NotATensor(format!("… {other} …"))),
+            other => return Err(TensorError::NotATensor(format!("{other:?}"))),
         };
         let left = self.make(left, env)?;
         let right = match right {
@@ -169,33 +222,25 @@ fn number_of(value: &Value) -> Result<f64, TensorError> {
     match value {
         Value::Int(value) => Ok(*value as f64),
         Value::Float(value) => Ok(*value),
-        other => Err(TensorError::NotATensor(other.to_string())),
+        other => Err(TensorError::NotATensor(format!("{other:?}"))),
     }
 }
 
-/// An expression in a word or two, for a message.
-fn kind(expr: &Expr) -> String {
-    match expr {
-        Expr::Int(value) => value.to_string(),
-        Expr::Float(value) => value.to_string(),
-        Expr::Name(name) => name.clone(),
-        Expr::Negate(_) => "-…".to_owned(),
-        Expr::Not(_) => "not …".to_owned(),
-        Expr::List(_) | Expr::Item(..) => "[…]".to_owned(),
-        Expr::Text(template) => template.to_string(),
-        Expr::Call(name, _) => format!("{name}(…)"),
-        Expr::Binary(op, ..) => format!("… {op} …"),
-    }
+/// A dtype by its name in lower case: `bf16`, `u32`.
+fn dtype(value: &Value) -> Result<DType, TensorError> {
+    let known = match value {
+        Value::Text(name) => DType::from_name(&name.to_uppercase()),
+        _ => None,
+    };
+    known.ok_or_else(|| TensorError::NotATensor(format!("a tensor of dtype {value:?}")))
 }
 
-fn float_dtype(value: Value) -> Result<DType, TensorError> {
-    match value {
-        Value::Text(name) => match name.as_str() {
-            "bf16" => Ok(DType::BF16),
-            "f16" => Ok(DType::F16),
-            "f32" => Ok(DType::F32),
-            _ => Err(TensorError::NotATensor(format!("cast to `{name}`"))),
-        },
-        other => Err(TensorError::NotATensor(format!("cast to {other}"))),
-    }
+fn unary(name: &str) -> Option<UnaryOp> {
+    Some(match name {
+        "negative" => UnaryOp::Negative,
+        "square" => UnaryOp::Square,
+        "sqrt" => UnaryOp::Sqrt,
+        "sigmoid" => UnaryOp::Sigmoid,
+        _ => return None,
+    })
 }

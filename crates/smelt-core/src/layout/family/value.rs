@@ -1,7 +1,9 @@
 //! Evaluates the numbers and conditions of family files against one checkpoint.
 
-use std::fmt;
+use std::cell::OnceCell;
+use std::collections::HashMap;
 
+use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use super::syntax::{Expr, Operator};
@@ -33,7 +35,7 @@ pub enum ValueError {
     #[error("`{0}` is missing in config.json")]
     Missing(String),
     /// A value of another kind than the expression needs.
-    #[error("{found} where {expected} is needed in {context}")]
+    #[error("{found} where {expected} is needed in `{context}`")]
     Kind {
         /// What was found.
         found: String,
@@ -72,12 +74,7 @@ type Valued = Result<Value, ValueError>;
 /// What names mean: indices, the family's own values, the config, the tensors.
 #[derive(Clone, Copy)]
 pub struct Env<'a> {
-    /// The config of the checkpoint.
-    config: &'a Config,
-    /// The tensors of the checkpoint.
-    catalog: &'a dyn Catalog,
-    /// The family's own values.
-    lets: &'a indexmap::IndexMap<String, Expr>,
+    facts: &'a Facts<'a>,
     /// The indices that are bound, innermost last.
     bound: &'a [(&'a str, u64)],
     /// How many `[let]` values are being worked out.
@@ -86,14 +83,46 @@ pub struct Env<'a> {
     inside: Option<&'a str>,
 }
 
-impl<'a> Env<'a> {
-    /// Over a checkpoint's config and tensors, with the values of a family and no index bound.
+/// What is the same for all names of one checkpoint.
+pub struct Facts<'a> {
+    /// The config of the checkpoint.
+    config: &'a Config,
+    /// The tensors of the checkpoint.
+    catalog: &'a dyn Catalog,
+    /// The library that is to load the result.
+    target: &'a str,
+    /// The family's own values.
+    lets: &'a IndexMap<String, Expr>,
+    /// Those of them that no index decides, worked out when they are first asked for.
+    fixed: HashMap<&'a str, OnceCell<Valued>>,
+}
+
+impl<'a> Facts<'a> {
+    /// About a checkpoint, for a family with these values and indices.
     pub fn new(
         config: &'a Config,
         catalog: &'a dyn Catalog,
-        lets: &'a indexmap::IndexMap<String, Expr>,
+        target: &'a str,
+        lets: &'a IndexMap<String, Expr>,
+        indices: &IndexMap<String, Expr>,
     ) -> Self {
-        Self { config, catalog, lets, bound: &[], depth: 0, inside: None }
+        let is_fixed = |expr: &Expr| !expr.mentions(&|name| indices.contains_key(name), lets, 0);
+        let fixed = lets.iter().filter(|(_, expr)| is_fixed(expr));
+        let fixed = fixed.map(|(name, _)| (name.as_str(), OnceCell::new())).collect();
+        Self { config, catalog, target, lets, fixed }
+    }
+}
+
+impl std::fmt::Debug for Facts<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Facts").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Env<'a> {
+    /// Over a checkpoint, with no index bound.
+    pub fn new(facts: &'a Facts<'a>) -> Self {
+        Self { facts, bound: &[], depth: 0, inside: None }
     }
 
     /// The indices that are bound, innermost last.
@@ -127,7 +156,7 @@ impl<'a> Env<'a> {
             Expr::Negate(inner) => match self.eval(inner)? {
                 Value::Int(value) => value.checked_neg().map(Value::Int).ok_or(ValueError::Overflow),
                 Value::Float(value) => Ok(Value::Float(-value)),
-                other => Err(other.not("a number", "`-`")),
+                other => Err(other.not("a number", "-")),
             },
             Expr::Not(inner) => Ok(Value::Bool(!self.truth(inner)?)),
             Expr::Binary(op, left, right) => self.binary(*op, left, right),
@@ -158,37 +187,42 @@ impl<'a> Env<'a> {
             (Value::Int(value), _) => {
                 u64::try_from(value).map_err(|_| Value::Int(value).not("a size", "a shape"))
             }
-            (Value::Null, expr) => Err(self.absent(expr)),
+            (Value::Null, Expr::Name(name)) => Err(ValueError::Missing(name.clone())),
             (other, _) => Err(other.not("a whole number", "a shape")),
         }
     }
 
-    /// What lacks where an expression that must have a value is null: the key of the config behind
-    /// it, if there is one.
-    fn absent(&self, expr: &Expr) -> ValueError {
-        match expr {
-            Expr::Name(name) => match self.own(name) {
-                Some((env, expr)) => env.absent(expr),
-                None => ValueError::Missing(name.clone()),
-            },
-            Expr::Binary(Operator::Else, _, last) => self.absent(last),
-            _ => Value::Null.not("a number", "an expression"),
-        }
-    }
-
-    /// The family's own value of this name, and where to evaluate it. A value may complete the
-    /// config key whose name it has: in there the name is the key.
-    fn own(&self, name: &str) -> Option<(Self, &'a Expr)> {
-        let (key, expr) = self.lets.get_key_value(name).filter(|_| self.inside != Some(name))?;
-        Some((Self { depth: self.depth + 1, inside: Some(key), ..*self }, expr))
-    }
-
-    /// A name with the bound indices in its places.
+    /// A name with indices and texts in its places.
     ///
     /// # Errors
-    /// [`ValueError::Place`] for a place that is not bound.
+    /// [`ValueError::Place`] for a place that nothing fills.
     pub fn fill(&self, template: &Template) -> Result<String, ValueError> {
-        template.fill(|place| self.index(place)).map_err(|place| ValueError::Place(place.to_owned()))
+        use std::fmt::Write as _;
+        template.fill(|place, name| {
+            match self.index(place) {
+                Some(index) => write!(name, "{index}").expect("a String takes everything"),
+                None => name.push_str(&self.place(place)?),
+            }
+            Ok(())
+        })
+    }
+
+    /// A pattern with the texts that its places name; what is left are places for numbers.
+    pub fn pattern(&self, template: &Template) -> Template {
+        template.resolved(|place| self.place(place).ok())
+    }
+
+    /// The text or number that `[let]` has for a place.
+    fn place(&self, place: &str) -> Result<String, ValueError> {
+        let missing = || ValueError::Place(place.to_owned());
+        if !self.facts.lets.contains_key(place) {
+            return Err(missing());
+        }
+        match self.name(place)? {
+            Value::Text(text) => Ok(text),
+            Value::Int(value) => Ok(value.to_string()),
+            _ => Err(missing()),
+        }
     }
 
     fn index(&self, name: &str) -> Option<u64> {
@@ -199,14 +233,34 @@ impl<'a> Env<'a> {
         if let Some(index) = self.index(name) {
             return Ok(Value::Int(index.cast_signed()));
         }
-        match (name, self.own(name)) {
-            ("true", _) => Ok(Value::Bool(true)),
-            ("false", _) => Ok(Value::Bool(false)),
-            ("null", _) => Ok(Value::Null),
-            (_, Some(_)) if self.depth > self.lets.len() => Err(ValueError::Cycle(name.to_owned())),
-            (_, Some((env, expr))) => env.eval(expr),
-            (_, None) => Ok(self.config.get(name).map_or(Value::Null, Value::from_json)),
+        match name {
+            "true" => return Ok(Value::Bool(true)),
+            "false" => return Ok(Value::Bool(false)),
+            "null" => return Ok(Value::Null),
+            "target" => return Ok(Value::Text(self.facts.target.to_owned())),
+            _ => {}
         }
+        match self.facts.lets.get_key_value(name) {
+            // A value may complete the config key whose name it has: there the name is the key.
+            Some((key, expr)) if self.inside != Some(name) => self.own_value(key, expr),
+            _ => Ok(self.facts.config.get(name).map_or(Value::Null, Value::from_json)),
+        }
+    }
+
+    fn own_value(&self, key: &'a str, expr: &Expr) -> Valued {
+        if self.depth > self.facts.lets.len() {
+            return Err(ValueError::Cycle(key.to_owned()));
+        }
+        let work_out = || Env { depth: self.depth + 1, inside: Some(key), ..*self }.eval(expr);
+        let Some(cell) = self.facts.fixed.get(key) else {
+            return work_out();
+        };
+        if let Some(value) = cell.get() {
+            return value.clone();
+        }
+        // Not `get_or_init`: a value that asks for itself gets here again, until its depth ends it.
+        let value = work_out();
+        cell.get_or_init(|| value).clone()
     }
 
     fn item(&self, list: &Expr, index: &Expr) -> Valued {
@@ -217,8 +271,8 @@ impl<'a> Env<'a> {
                 at.map(|at| items.swap_remove(at)).ok_or(ValueError::Item { index, len })
             }
             (Value::Null, _) => Ok(Value::Null),
-            (Value::List(_), other) => Err(other.not("a whole number", "`[…]`")),
-            (other, _) => Err(other.not("a list", "`[…]`")),
+            (Value::List(_), other) => Err(other.not("a whole number", "[…]")),
+            (other, _) => Err(other.not("a list", "[…]")),
         }
     }
 
@@ -230,24 +284,15 @@ impl<'a> Env<'a> {
                 Value::Null => self.eval(right),
                 value => Ok(value),
             },
-            Operator::Equal | Operator::Unequal | Operator::In => {
-                operate(op, &self.eval(left)?, &self.eval(right)?)
-            }
-            _ => operate(op, &self.present(left)?, &self.present(right)?),
-        }
-    }
-
-    /// The value of an expression that must have one.
-    fn present(&self, expr: &Expr) -> Valued {
-        match self.eval(expr)? {
-            Value::Null => Err(self.absent(expr)),
-            value => Ok(value),
+            _ => operate(op, &self.eval(left)?, &self.eval(right)?),
         }
     }
 
     fn call(&self, name: &str, args: &[Expr]) -> Valued {
         match (name, args) {
-            ("has", [tensor]) => Ok(Value::Bool(self.catalog.find(&self.text(tensor, name)?).is_some())),
+            ("has", [tensor]) => {
+                Ok(Value::Bool(self.facts.catalog.find(&self.text(tensor, name)?).is_some()))
+            }
             ("any", [Expr::Text(pattern)]) => Ok(Value::Bool(self.any(pattern))),
             ("ndim", [tensor]) => {
                 Ok(self.shape(tensor, name)?.map_or(Value::Null, |shape| int(shape.len() as u64)))
@@ -257,9 +302,22 @@ impl<'a> Env<'a> {
                 let shape = self.shape(tensor, name)?;
                 Ok(shape.and_then(|shape| shape.get(axis).copied()).map_or(Value::Null, int))
             }
+            ("if", [test, yes, no]) => {
+                if self.truth(test)? {
+                    self.eval(yes)
+                } else {
+                    self.eval(no)
+                }
+            }
+            ("div", [a, b]) => {
+                let (a, b) = (self.size(a)?, self.size(b)?);
+                a.checked_div(b).map(int).ok_or(ValueError::Division(a.cast_signed(), b.cast_signed()))
+            }
+            ("min", [a, b]) => Ok(int(self.size(a)?.min(self.size(b)?))),
+            ("max", [a, b]) => Ok(int(self.size(a)?.max(self.size(b)?))),
             ("len", [list]) => match self.eval(list)? {
                 Value::List(items) => Ok(int(items.len() as u64)),
-                other => Err(other.not("a list", "`len`")),
+                other => Err(other.not("a list", "len")),
             },
             _ => Err(ValueError::Function(format!("{name}, with {} arguments", args.len()))),
         }
@@ -268,24 +326,26 @@ impl<'a> Env<'a> {
     fn text(&self, expr: &Expr, context: &str) -> Result<String, ValueError> {
         match self.eval(expr)? {
             Value::Text(text) => Ok(text),
-            other => Err(other.not("a quoted name", &format!("`{context}`"))),
+            other => Err(other.not("a quoted name", context)),
         }
     }
 
     fn shape(&self, tensor: &Expr, context: &str) -> Result<Option<&'a [u64]>, ValueError> {
         let name = self.text(tensor, context)?;
-        Ok(self.catalog.find(&name).map(|id| self.catalog.info(id).shape))
+        Ok(self.facts.catalog.find(&name).map(|id| self.facts.catalog.info(id).shape))
     }
 
     /// Whether any tensor has a name of this form.
     fn any(&self, pattern: &Template) -> bool {
-        (0..self.catalog.count())
-            .any(|at| pattern.matches(self.catalog.info(crate::checkpoint::TensorId(at)).name).is_some())
+        let pattern = self.pattern(pattern);
+        (0..self.facts.catalog.count()).any(|at| {
+            pattern.matches(self.facts.catalog.info(crate::checkpoint::TensorId(at)).name).is_some()
+        })
     }
 }
 
-impl fmt::Debug for Env<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Debug for Env<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Env").field("bound", &self.bound).finish_non_exhaustive()
     }
 }
@@ -305,24 +365,20 @@ impl Value {
         }
     }
 
-    fn not(&self, expected: &'static str, context: &str) -> ValueError {
-        ValueError::Kind { found: self.to_string(), expected, context: context.to_owned() }
-    }
-}
-
-impl fmt::Display for Value {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The value as it stands in a config.
+    pub fn into_json(self) -> Json {
         match self {
-            Self::Null => out.write_str("null"),
-            Self::Bool(value) => write!(out, "{value}"),
-            Self::Int(value) => write!(out, "{value}"),
-            Self::Float(value) => write!(out, "{value}"),
-            Self::Text(text) => write!(out, "\"{text}\""),
-            Self::List(items) => {
-                let items: Vec<String> = items.iter().map(ToString::to_string).collect();
-                write!(out, "[{}]", items.join(", "))
-            }
+            Self::Null => Json::Null,
+            Self::Bool(value) => value.into(),
+            Self::Int(value) => value.into(),
+            Self::Float(value) => value.into(),
+            Self::Text(text) => text.into(),
+            Self::List(items) => items.into_iter().map(Self::into_json).collect(),
         }
+    }
+
+    fn not(&self, expected: &'static str, context: &str) -> ValueError {
+        ValueError::Kind { found: format!("{self:?}"), expected, context: context.to_owned() }
     }
 }
 
@@ -339,7 +395,7 @@ fn operate(op: Operator, left: &Value, right: &Value) -> Valued {
         (_, Value::Int(a), Value::Int(b)) => whole(op, *a, *b),
         (_, Value::Int(_) | Value::Float(_), Value::Int(_) | Value::Float(_)) => float(op, left, right),
         (_, Value::Int(_) | Value::Float(_), other) | (_, other, _) => {
-            Err(other.not("a number", &format!("`{op}`")))
+            Err(other.not("a number", "an operation"))
         }
     }
 }
@@ -376,6 +432,6 @@ fn float(op: Operator, left: &Value, right: &Value) -> Valued {
         Operator::Subtract => Value::Float(a - b),
         Operator::Multiply => Value::Float(a * b),
         Operator::Divide => Value::Float(a / b),
-        _ => return Err(left.not("a whole number", "`%`")),
+        _ => return Err(left.not("a whole number", "%")),
     })
 }

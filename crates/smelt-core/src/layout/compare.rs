@@ -1,0 +1,141 @@
+//! Compares two layouts of one checkpoint, such as a family's with a discovered one.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use super::graph::{Graph, NodeId, Op};
+use super::{Layout, Output};
+use crate::layout::op::Node;
+
+/// Something in which two layouts differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// Only the first has the parameter.
+    Spare(String),
+    /// Only the second has the parameter.
+    Lacking(String),
+    /// It is made in another way.
+    Expression {
+        /// The parameter.
+        name: String,
+        /// How the first makes it.
+        first: String,
+        /// How the second makes it.
+        second: String,
+    },
+    /// It is quantized in another way, or not cast like it.
+    Treatment {
+        /// The parameter.
+        name: String,
+        /// What the first does.
+        first: String,
+        /// What the second does.
+        second: String,
+    },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spare(name) => write!(out, "`{name}` is not a parameter"),
+            Self::Lacking(name) => write!(out, "`{name}` is lacking"),
+            Self::Expression { name, first, second } => {
+                write!(out, "`{name}` is {first}, not {second}")
+            }
+            Self::Treatment { name, first, second } => write!(out, "`{name}` is {first}, not {second}"),
+        }
+    }
+}
+
+/// Everything in which `first` differs from `second`, in the order of its parameters.
+pub fn differences(first: &Layout, second: &Layout) -> Vec<Difference> {
+    let theirs: HashMap<&str, &Output> =
+        second.outputs.iter().map(|output| (output.name.as_str(), output)).collect();
+    let ours: HashSet<&str> = first.outputs.iter().map(|output| output.name.as_str()).collect();
+    let mut equal = Equality { first: &first.graph, second: &second.graph, known: HashSet::new() };
+    let mut found = Vec::new();
+    for output in &first.outputs {
+        match theirs.get(output.name.as_str()) {
+            None => found.push(Difference::Spare(output.name.clone())),
+            Some(other) => found.extend(equal.compare(output, other)),
+        }
+    }
+    let lacking = second.outputs.iter().filter(|output| !ours.contains(output.name.as_str()));
+    found.extend(lacking.map(|output| Difference::Lacking(output.name.clone())));
+    found
+}
+
+struct Equality<'a> {
+    first: &'a Graph,
+    second: &'a Graph,
+    /// Pairs that were found to be equal.
+    known: HashSet<(NodeId, NodeId)>,
+}
+
+impl Equality<'_> {
+    fn compare(&mut self, a: &Output, b: &Output) -> Vec<Difference> {
+        let name = || a.name.clone();
+        let mut found = Vec::new();
+        if !self.equal(a.node, b.node) {
+            let (first, second) = (show(self.first, a.node, 0), show(self.second, b.node, 0));
+            found.push(Difference::Expression { name: name(), first, second });
+        }
+        let (first, second) = (treatment(a), treatment(b));
+        if first != second {
+            found.push(Difference::Treatment { name: name(), first, second });
+        }
+        found
+    }
+
+    fn equal(&mut self, a: NodeId, b: NodeId) -> bool {
+        if self.known.contains(&(a, b)) {
+            return true;
+        }
+        let (left, right) = (self.first.node(a), self.second.node(b));
+        let same = same_node(left, right)
+            && left.op.inputs().count() == right.op.inputs().count()
+            && left.op.inputs().zip(right.op.inputs()).all(|(a, b)| self.equal(a, b));
+        if same {
+            self.known.insert((a, b));
+        }
+        same
+    }
+}
+
+/// Whether two nodes are the same but for their inputs.
+fn same_node(a: &Node, b: &Node) -> bool {
+    a.dtype == b.dtype && a.shape == b.shape && a.op.without_inputs() == b.op.without_inputs()
+}
+
+/// What happens with a parameter, in words.
+fn treatment(output: &Output) -> String {
+    let cast = if output.cast { "" } else { ", never cast" };
+    match output.module {
+        None => format!("not quantized{cast}"),
+        Some(module) => match module.own {
+            super::Own::Run => format!("quantized{cast}"),
+            super::Own::Keep => format!("not quantized by default{cast}"),
+            super::Own::Format(format) => format!("quantized to {format}{cast}"),
+        },
+    }
+}
+
+/// Deeper expressions, and more inputs, are not written out.
+const SHOWN: usize = 6;
+
+fn show(graph: &Graph, id: NodeId, depth: usize) -> String {
+    let node = graph.node(id);
+    if depth > SHOWN {
+        return "…".to_owned();
+    }
+    if let Op::Source(tensor) = node.op {
+        return format!("#{}", tensor.0);
+    }
+    let mut inputs: Vec<String> =
+        node.op.inputs().take(2).map(|input| show(graph, input, depth + 1)).collect();
+    if node.op.inputs().count() > inputs.len() {
+        inputs.push("…".to_owned());
+    }
+    let own = format!("{:?}", node.op.without_inputs());
+    format!("{own}({}) {:?}", inputs.join(", "), node.shape)
+}
