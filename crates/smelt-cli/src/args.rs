@@ -5,6 +5,11 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use smelt_core::units::parse_bytes;
 
+/// Help headings.
+const FORMAT: &str = "How weights are stored";
+const LAYOUT: &str = "How names and shapes are mapped";
+const RESOURCES: &str = "Resources";
+
 /// Turn a Hugging Face checkpoint into a quantized MLX model, in bounded memory
 #[derive(Debug, Parser)]
 #[command(name = "smelt", version, max_term_width = 100)]
@@ -43,59 +48,68 @@ impl Command {
 
 /// Where the weights come from and how they are stored.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that can be typed")]
 pub(crate) struct PlanArgs {
     /// Directory of the checkpoint: config.json, safetensors shards, tokenizer files
     pub(crate) model: PathBuf,
 
     /// Bits of a weight: 2, 3, 4, 5, 6 or 8. Four is the usual choice; below, large models suffer
     /// least [default: 4, or what the mode has]
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = FORMAT, long, value_name = "N")]
     pub(crate) bits: Option<u8>,
 
     /// Weights that share a scale: 32, 64 or 128. Smaller is more exact, larger and slower
     /// [default: 64, or what the mode has]
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = FORMAT, long, value_name = "N")]
     pub(crate) group_size: Option<usize>,
 
     /// How codes become weights: `affine` fits most; the others store what newer hardware
     /// multiplies directly; `none` converts names and layout only
-    #[arg(long, value_enum, default_value = "affine")]
+    #[arg(help_heading = FORMAT, long, value_enum, default_value = "affine")]
     pub(crate) mode: ModeArg,
 
     /// Whose ties are followed: `gpu` gives the bits that a Mac writes, `cpu` those that MLX
     /// writes on a CPU
-    #[arg(long, value_enum, default_value = "gpu")]
+    #[arg(help_heading = FORMAT, long, value_enum, default_value = "gpu")]
     pub(crate) rounding: RoundingArg,
 
     /// Store modules whose path matches REGEX in another format, or as they are with `keep`. Can be
     /// repeated; the last match wins
-    #[arg(long = "override", value_name = "REGEX=BITS[:GROUP[:MODE]]|keep")]
+    #[arg(help_heading = FORMAT, long = "override", value_name = "REGEX=BITS[:GROUP[:MODE]]|keep")]
     pub(crate) overrides: Vec<String>,
+
+    /// Bits of what sees or hears, which is left as it is without this
+    #[arg(help_heading = FORMAT, long, value_name = "N")]
+    pub(crate) vision_bits: Option<u8>,
 
     /// Type of scales and of what is not quantized: `keep` leaves the checkpoint's, `f16` suits M1
     /// and M2
-    #[arg(long, value_enum, default_value = "keep")]
+    #[arg(help_heading = FORMAT, long, value_enum, default_value = "keep")]
     pub(crate) dtype: DtypeArg,
 
     /// Use this family file instead of the ones inside smelt, for an architecture of your own
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = LAYOUT, long, value_name = "FILE")]
     pub(crate) family: Option<PathBuf>,
 
     /// Library that is to load the result [default: mlx-vlm for a checkpoint with vision or audio,
     /// mlx-lm for others]
-    #[arg(long, value_enum)]
+    #[arg(help_heading = LAYOUT, long, value_enum)]
     pub(crate) target: Option<LibraryArg>,
 
+    /// Leave out what sees or hears: the same as `--target mlx-lm`
+    #[arg(help_heading = LAYOUT, long, conflicts_with = "target")]
+    pub(crate) text_only: bool,
+
     /// Python that has mlx-lm or mlx-vlm installed, for `--discover`
-    #[arg(long, value_name = "PATH", default_value = "python3")]
+    #[arg(help_heading = LAYOUT, long, value_name = "PATH", default_value = "python3")]
     pub(crate) python: PathBuf,
 
     /// Use a layout that `smelt discover` wrote for this checkpoint
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["family", "discover"])]
+    #[arg(help_heading = LAYOUT, long, value_name = "FILE", conflicts_with_all = ["family", "discover"])]
     pub(crate) layout: Option<PathBuf>,
 
     /// Ask the installed library for the layout, for an architecture that smelt has no family for
-    #[arg(long, conflicts_with = "family")]
+    #[arg(help_heading = LAYOUT, long, conflicts_with = "family")]
     pub(crate) discover: bool,
 
     /// Fail where something could only be done differently from what was asked
@@ -108,11 +122,11 @@ pub(crate) struct PlanArgs {
 
     /// Memory for the whole process, such as 64MiB or 4G: more lets more blocks be on their way at
     /// once [default: 1GiB or a quarter of what is free, whichever is less]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(help_heading = RESOURCES, long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_memory: Option<u64>,
 
     /// Threads that compute; the result does not depend on it [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(help_heading = RESOURCES, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 
     /// Write JSON to standard output (docs/json.md describes it)
@@ -122,9 +136,6 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
-    #[command(flatten)]
-    pub(crate) plan: PlanArgs,
-
     /// Directory to write, new or empty [default: the checkpoint's name with -4bit, -mxfp4 and so
     /// on, beside it]
     #[arg(short, long, value_name = "DIR")]
@@ -133,6 +144,16 @@ pub(crate) struct QuantizeArgs {
     /// Show the plan and stop before anything is written
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    #[command(flatten)]
+    pub(crate) plan: PlanArgs,
+}
+
+impl PlanArgs {
+    /// The library that is asked for, if one is.
+    pub(crate) fn target(&self) -> Option<LibraryArg> {
+        if self.text_only { Some(LibraryArg::MlxLm) } else { self.target }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -205,8 +226,32 @@ pub(crate) enum FamiliesCommand {
         /// Its name
         name: String,
     },
+    /// Draft a family file from what the installed library does with a checkpoint, and check the draft
+    Learn(LearnArgs),
     /// Compare a family with what the installed library does, on checkpoints or manifests
     Check(CheckArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LearnArgs {
+    /// Directory of a checkpoint, or a manifest
+    pub(crate) model: PathBuf,
+
+    /// Layout that `smelt discover` wrote for it; without one, the library is asked
+    #[arg(long, value_name = "FILE")]
+    pub(crate) layout: Option<PathBuf>,
+
+    /// File to write [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Python that has mlx-lm or mlx-vlm installed
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub(crate) python: PathBuf,
+
+    /// Library to ask [default: mlx-vlm for a checkpoint with vision or audio, mlx-lm for others]
+    #[arg(long, value_enum)]
+    pub(crate) library: Option<LibraryArg>,
 }
 
 #[derive(Debug, clap::Args)]

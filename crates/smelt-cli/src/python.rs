@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 
 /// Importing a library takes seconds; more than this, and it hangs.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_mins(5);
 
 /// How often a running program is looked at.
 const LOOK: Duration = Duration::from_millis(20);

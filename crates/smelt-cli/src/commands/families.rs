@@ -7,11 +7,12 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use smelt_core::checkpoint::Checkpoint;
+use smelt_core::layout::learn::learn;
 use smelt_core::layout::{Family, differences, family};
 use smelt_core::plan::{Origin, family_of};
 use smelt_core::source::ManifestSource;
 
-use crate::args::{CheckArgs, FamiliesArgs, FamiliesCommand};
+use crate::args::{CheckArgs, FamiliesArgs, FamiliesCommand, LearnArgs};
 use crate::commands::{discover, open, read_family};
 use crate::format::table;
 use crate::printer::{self, Printer};
@@ -21,6 +22,7 @@ pub(crate) fn run(args: &FamiliesArgs, printer: &Printer) -> anyhow::Result<()> 
         None | Some(FamiliesCommand::List) => list(printer),
         Some(FamiliesCommand::Show { name }) => show(name),
         Some(FamiliesCommand::Check(args)) => check(args),
+        Some(FamiliesCommand::Learn(args)) => learn_family(args),
     }
 }
 
@@ -56,6 +58,35 @@ fn show(name: &str) -> anyhow::Result<()> {
     printer::data(text);
     Ok(())
 }
+
+/// Drafts a family file and proves it on the checkpoint that it was learnt from.
+fn learn_family(args: &LearnArgs) -> anyhow::Result<()> {
+    let checkpoint = open_or_manifest(&args.model)?;
+    let trace = match &args.layout {
+        Some(path) => discover::read(path)?,
+        None => discover::trace(&checkpoint, &args.python, args.library)?,
+    };
+    let layout = Origin::discovered(&checkpoint, &trace)?.layout;
+    let text = learn(&layout, checkpoint.config(), &checkpoint, &trace.library);
+    match &args.output {
+        None => printer::data(&text),
+        Some(path) => fs::write(path, &text).with_context(|| format!("cannot write `{}`", path.display()))?,
+    }
+    let family = Family::parse(&text).context("the draft does not parse; please report this")?;
+    let drafted = Origin::family(&checkpoint, &family, Some(&trace.library))?.layout;
+    let found = differences(&drafted, &layout);
+    if found.is_empty() {
+        printer::done(
+            "the draft gives this checkpoint the same layout as the library; review the lines marked so",
+        );
+        return Ok(());
+    }
+    let shown: Vec<String> = found.iter().take(SHOWN).map(|difference| format!("\n  {difference}")).collect();
+    bail!("the draft does not give the same layout in {} places:{}", found.len(), shown.concat())
+}
+
+/// More differences than this are counted, not listed.
+const SHOWN: usize = 8;
 
 /// Compares what a family makes of each checkpoint with what the library does.
 fn check(args: &CheckArgs) -> anyhow::Result<()> {

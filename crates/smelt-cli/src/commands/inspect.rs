@@ -110,7 +110,7 @@ impl Report {
             ("model type", self.model_type.clone().unwrap_or_else(unknown)),
             ("family", self.family.clone().unwrap_or_else(|| "none that fits".to_owned())),
             ("parameters", self.parameters.map_or_else(unknown, parameters)),
-            ("weights", format!("{} in {} tensors, {} shards", bytes(self.bytes), self.tensors, self.shards)),
+            ("weights", self.weights()),
             ("stored as", format!("{}: {}", self.storage, self.dtypes())),
             ("tokenizer", listed(&self.tokenizer, "none found")),
             ("side files", listed(&self.side_files, "none")),
@@ -123,6 +123,11 @@ impl Report {
         let way = self.in_the_way.clone().unwrap_or_else(|| "nothing".to_owned());
         rows.push(vec!["in the way".to_owned(), way]);
         table(&rows)
+    }
+
+    fn weights(&self) -> String {
+        let plural = if self.shards == 1 { "" } else { "s" };
+        format!("{} in {} tensors, {} shard{plural}", bytes(self.bytes), self.tensors, self.shards)
     }
 
     fn dtypes(&self) -> String {

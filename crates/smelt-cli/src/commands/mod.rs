@@ -50,14 +50,17 @@ pub(crate) fn planned(args: &PlanArgs, printer: &Printer) -> anyhow::Result<Plan
 /// Where the layout comes from: a discovered one, or a family.
 fn origin(checkpoint: &Checkpoint, args: &PlanArgs) -> anyhow::Result<Origin> {
     if args.discover {
-        return Ok(Origin::discovered(checkpoint, &discover::trace(checkpoint, &args.python, args.target)?)?);
+        return Ok(Origin::discovered(
+            checkpoint,
+            &discover::trace(checkpoint, &args.python, args.target())?,
+        )?);
     }
     if let Some(path) = &args.layout {
         return Ok(Origin::discovered(checkpoint, &discover::read(path)?)?);
     }
     let own = args.family.as_deref().map(read_family).transpose()?;
     let family = family_of(checkpoint, own.as_ref())?;
-    Ok(Origin::family(checkpoint, family, args.target.map(LibraryArg::name))?)
+    Ok(Origin::family(checkpoint, family, args.target().map(LibraryArg::name))?)
 }
 
 pub(crate) fn open(model: &Path) -> Result<Checkpoint, Error> {
@@ -94,11 +97,19 @@ fn options(args: &PlanArgs) -> Result<Options, Error> {
             DtypeArg::F16 => Some(DType::F16),
             DtypeArg::F32 => Some(DType::F32),
         },
+        towers: args.vision_bits.map(towers).transpose()?,
         overrides: overrides.collect::<Result<_, _>>()?,
         strict: args.strict,
         allow_nonfinite: args.allow_nonfinite,
         ..Options::default()
     })
+}
+
+/// Towers are stored in affine groups of 64.
+fn towers(bits: u8) -> Result<Format, Error> {
+    let (mode, group_size) = (Mode::Affine, Mode::Affine.defaults().1);
+    let format = Format::new(mode, bits, group_size);
+    format.ok_or_else(|| Error::Format { why: options::unknown(mode, bits, group_size) })
 }
 
 /// The format of the run; bits and group size that are not given are the mode's.

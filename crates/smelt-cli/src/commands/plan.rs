@@ -1,5 +1,7 @@
 //! `smelt plan`: what `quantize` would write.
 
+use smelt_core::pipeline::free_space;
+
 use crate::args::PlanArgs;
 use crate::commands::{Planned, planned};
 use crate::format;
@@ -11,7 +13,8 @@ pub(crate) fn run(args: &PlanArgs, printer: &Printer) -> anyhow::Result<()> {
     if printer.is_json() {
         printer::data(&format!("{}\n", serde_json::to_string(&plan)?));
     } else {
-        printer::data(&format::plan(&plan, schedule, None));
+        let free = args.model.parent().and_then(free_space);
+        printer::data(&format::plan(&plan, schedule, free));
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use serde_json::json;
 use smelt_core::Error;
-use smelt_core::pipeline::{Run, check_outside};
+use smelt_core::pipeline::{Run, check_outside, free_space};
 use smelt_core::plan::Plan;
 use smelt_core::units::bytes;
 
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
     check_outside(&args.plan.model, &output)?;
     let planned = planned(&args.plan, printer)?;
     if args.dry_run {
-        show(&planned, printer)?;
+        show(&planned, &output, printer)?;
         return Ok(());
     }
     let Planned { checkpoint, plan, schedule } = &planned;
@@ -47,11 +47,11 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
     }
 }
 
-fn show(planned: &Planned, printer: &Printer) -> anyhow::Result<()> {
+fn show(planned: &Planned, output: &Path, printer: &Printer) -> anyhow::Result<()> {
     if printer.is_json() {
         printer.event("plan", &serde_json::to_value(&planned.plan)?);
     } else {
-        printer::data(&format::plan(&planned.plan, planned.schedule, None));
+        printer::data(&format::plan(&planned.plan, planned.schedule, free_space(output)));
     }
     Ok(())
 }

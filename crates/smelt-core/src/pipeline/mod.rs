@@ -16,6 +16,7 @@ use crate::checkpoint::{CONFIG, Checkpoint, INDEX};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Schedule, index_json};
 use output::OutputDir;
+pub use output::free_space;
 use shard::Shards;
 use worker::{Queue, Shared, work};
 

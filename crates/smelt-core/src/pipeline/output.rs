@@ -116,6 +116,13 @@ impl OutputDir {
     }
 }
 
+/// Bytes free on the disk on which a directory is, or will be; `None` where the system does not tell.
+pub fn free_space(path: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(path).ok()?;
+    let existing = absolute.ancestors().find(|ancestor| ancestor.exists())?;
+    fs4::available_space(existing).ok()
+}
+
 /// A file that is not complete.
 #[derive(Debug)]
 pub(super) struct Pending {

@@ -1,7 +1,8 @@
 //! Which format each parameter gets.
 //!
-//! In order of strength: an override of the user, the family's own bits for the module (a router
-//! at 8 bits, as the library's `quant_predicate` says), the format of the run.
+//! In order of strength: an override of the user, the format of the towers (what sees or hears stays
+//! as it is unless asked), the family's own format for the module (a router at 8 bits, as the
+//! library's `quant_predicate` says), the format of the run.
 
 use smelt_kernels::Format;
 
@@ -49,6 +50,7 @@ fn choose(output: &Output, module: Module, options: &Options, hits: &mut [bool])
     let path = output.name.strip_suffix(".weight").unwrap_or(&output.name);
     let mut choice = match options.format {
         None => Choice::Keep,
+        Some(_) if output.role.is_tower() => options.towers.map_or(Choice::Keep, Choice::Quantize),
         Some(format) => match module.own {
             Own::Run => Choice::Quantize(format),
             Own::Format(own) => Choice::Quantize(own),

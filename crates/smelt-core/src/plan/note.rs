@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, INDEX};
 
 /// Something that is done differently from what was asked, or is worth knowing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,8 +55,9 @@ impl fmt::Display for Note {
     }
 }
 
-/// A note for each file of the source that does not reach the output.
+/// A note for each file of the source that does not reach the output. That the index is written anew
+/// surprises nobody.
 pub(super) fn left_out(checkpoint: &Checkpoint) -> Vec<Note> {
-    let files = checkpoint.left_out().iter();
+    let files = checkpoint.left_out().iter().filter(|file| file.path != INDEX);
     files.map(|file| Note::FileLeftOut { path: file.path.clone(), why: file.why.to_owned() }).collect()
 }

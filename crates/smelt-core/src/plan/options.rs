@@ -17,6 +17,8 @@ pub struct Options {
     pub rounding: Rounding,
     /// The dtype of scales and of what is not quantized; `None` keeps the source's.
     pub dtype: Option<DType>,
+    /// The format of towers, which are left as they are without it.
+    pub towers: Option<Format>,
     /// Formats by module, in order; the last that matches wins.
     pub overrides: Vec<Override>,
     /// Whether what can only be done differently from what was asked is an error.
@@ -36,6 +38,7 @@ impl Default for Options {
             format: Format::new(Mode::Affine, 4, 64),
             rounding: Rounding::Gpu,
             dtype: None,
+            towers: None,
             overrides: Vec::new(),
             strict: false,
             allow_nonfinite: false,
