@@ -3,11 +3,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use smelt_core::checkpoint::Checkpoint;
-use smelt_core::source::MemorySource;
 
 /// A checkpoint to make: its config, and names and shapes of its tensors, all of them BF16.
 #[derive(Clone, Debug)]
@@ -16,17 +13,9 @@ pub(crate) struct Model {
     pub(crate) tensors: Vec<(String, Vec<u64>)>,
 }
 
-fn manifests() -> PathBuf {
+/// Where the manifests lie.
+pub(crate) fn manifests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/conformance/manifests")
-}
-
-/// The names of all manifests, sorted.
-pub(crate) fn manifest_names() -> Vec<String> {
-    let files = fs::read_dir(manifests()).unwrap().map(|entry| entry.unwrap().path());
-    let mut names: Vec<_> =
-        files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
-    names.sort();
-    names
 }
 
 impl Model {
@@ -65,11 +54,6 @@ impl Model {
             ("model.safetensors".to_owned(), shard),
             ("tokenizer.json".to_owned(), b"{\"tokens\": []}".to_vec()),
         ]
-    }
-
-    /// The checkpoint, opened.
-    pub(crate) fn open(&self) -> Checkpoint {
-        Checkpoint::open(Arc::new(MemorySource::new(self.files()))).unwrap()
     }
 }
 

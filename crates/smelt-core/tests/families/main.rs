@@ -8,10 +8,35 @@ mod problems;
 
 use std::collections::BTreeSet;
 
-use common::{Model, manifest_names};
+use std::fs;
+use std::sync::Arc;
+
+use common::{Model, manifests};
+use smelt_core::Result;
+use smelt_core::checkpoint::Checkpoint;
 use smelt_core::layout::graph::Op;
-use smelt_core::layout::{Role, family};
-use smelt_core::plan::{Options, Plan, family_of, layout_of};
+use smelt_core::layout::{Family, Layout, Role, family};
+use smelt_core::plan::{Options, Origin, Plan, family_of};
+use smelt_core::source::MemorySource;
+
+/// The names of all manifests, sorted.
+pub(crate) fn manifest_names() -> Vec<String> {
+    let files = fs::read_dir(manifests()).unwrap().map(|entry| entry.unwrap().path());
+    let mut names: Vec<_> =
+        files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+fn open(model: &Model) -> Checkpoint {
+    Checkpoint::open(Arc::new(MemorySource::new(model.files()))).unwrap()
+}
+
+/// The layout of a checkpoint by its family, or by one of the user's own.
+fn layout_of(checkpoint: &Checkpoint, own: Option<&Family>) -> Result<Layout> {
+    let family = family_of(checkpoint, own)?;
+    Origin::family(checkpoint, family, None).map(|origin| origin.layout)
+}
 
 #[test]
 fn every_family_is_embedded_under_its_own_names() {
@@ -33,11 +58,12 @@ fn every_model_type_has_a_manifest_and_every_manifest_fits() {
     let mut covered = BTreeSet::new();
     for name in manifest_names() {
         let model = Model::manifest(&name);
-        let checkpoint = model.open();
+        let checkpoint = open(&model);
         let family = family_of(&checkpoint, None).unwrap();
         covered.insert(model.config["model_type"].as_str().unwrap().to_owned());
-        let plan = Plan::new(&checkpoint, family, &Options::default())
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let origin =
+            Origin::family(&checkpoint, family, None).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let plan = Plan::new(&checkpoint, origin, &Options::default()).unwrap();
         let mut outputs = BTreeSet::new();
         assert!(plan.tasks.iter().all(|task| outputs.insert(&task.name)), "{name}: one name twice");
         // Nothing is made and nothing is lost: a layout only moves elements.
@@ -70,8 +96,8 @@ fn experts_are_stacked_in_the_order_of_their_numbers() {
         .iter_mut()
         .filter(|(name, _)| name.ends_with("mlp.gate.weight"))
         .for_each(|(_, s)| s[0] = 12);
-    let checkpoint = model.open();
-    let layout = layout_of(&checkpoint, family_of(&checkpoint, None).unwrap()).unwrap();
+    let checkpoint = open(&model);
+    let layout = layout_of(&checkpoint, None).unwrap();
     let output =
         layout.outputs.iter().find(|output| output.name == "model.layers.2.mlp.switch_mlp.up_proj.weight");
     let output = output.unwrap();
@@ -84,8 +110,8 @@ fn experts_are_stacked_in_the_order_of_their_numbers() {
 
 #[test]
 fn layers_lie_one_after_another() {
-    let checkpoint = Model::manifest("qwen3_moe_every_second").open();
-    let layout = layout_of(&checkpoint, family_of(&checkpoint, None).unwrap()).unwrap();
+    let checkpoint = open(&Model::manifest("qwen3_moe_every_second"));
+    let layout = layout_of(&checkpoint, None).unwrap();
     let layer = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<u32>().ok();
     let layers: Vec<u32> = layout.outputs.iter().filter_map(|output| layer(&output.name)).collect();
     assert!(layers.is_sorted(), "{layers:?}");
@@ -98,8 +124,8 @@ fn layers_lie_one_after_another() {
 
 #[test]
 fn a_tied_head_is_left_out_with_its_reason() {
-    let checkpoint = Model::manifest("qwen3_tied_with_head").open();
-    let layout = layout_of(&checkpoint, family_of(&checkpoint, None).unwrap()).unwrap();
+    let checkpoint = open(&Model::manifest("qwen3_tied_with_head"));
+    let layout = layout_of(&checkpoint, None).unwrap();
     let dropped: Vec<_> = layout.dropped.iter().map(|d| (d.tensor.as_str(), d.why.as_str())).collect();
     assert_eq!(dropped, [("lm_head.weight", "the head is tied to the embedding")]);
     assert!(layout.outputs.iter().all(|output| output.role != Role::Head));
@@ -107,7 +133,7 @@ fn a_tied_head_is_left_out_with_its_reason() {
 
 #[test]
 fn what_a_layout_leaves_alone_is_read_straight() {
-    let checkpoint = Model::manifest("llama").open();
-    let layout = layout_of(&checkpoint, family_of(&checkpoint, None).unwrap()).unwrap();
+    let checkpoint = open(&Model::manifest("llama"));
+    let layout = layout_of(&checkpoint, None).unwrap();
     assert!(layout.outputs.iter().all(|output| matches!(layout.graph.node(output.node).op, Op::Source(_))));
 }

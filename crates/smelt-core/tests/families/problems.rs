@@ -2,16 +2,17 @@
 
 use serde_json::{Value, json};
 use smelt_core::Error;
-use smelt_core::plan::{family_of, layout_of};
+use smelt_core::plan::family_of;
 
 use crate::common::Model;
+use crate::{layout_of, open};
 
 /// The problems of a manifest's model after a change, one a line.
 fn problems(name: &str, change: impl FnOnce(&mut Model)) -> String {
     let mut model = Model::manifest(name);
     change(&mut model);
-    let checkpoint = model.open();
-    match layout_of(&checkpoint, family_of(&checkpoint, None).unwrap()) {
+    let checkpoint = open(&model);
+    match layout_of(&checkpoint, None) {
         Ok(_) => "fits".to_owned(),
         Err(Error::Layout { problems, .. }) => {
             problems.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
@@ -142,8 +143,8 @@ fn a_config_with_nonsense_is_refused() {
 fn many_problems_are_counted() {
     let mut model = Model::manifest("qwen3_moe");
     model.tensors.retain(|(name, _)| !name.ends_with("_proj.weight"));
-    let checkpoint = model.open();
-    let error = layout_of(&checkpoint, family_of(&checkpoint, None).unwrap()).unwrap_err().to_string();
+    let checkpoint = open(&model);
+    let error = layout_of(&checkpoint, None).unwrap_err().to_string();
     assert!(
         error.starts_with("the checkpoint does not fit the family `qwen3_moe`:\n  `model.layers.0."),
         "{error}"
@@ -157,12 +158,12 @@ fn many_problems_are_counted() {
 fn an_unknown_model_type_lists_those_that_are_known() {
     let mut model = Model::manifest("llama");
     model.config["model_type"] = json!("llama9");
-    let error = family_of(&model.open(), None).unwrap_err().to_string();
+    let error = family_of(&open(&model), None).unwrap_err().to_string();
     assert!(
         error.contains("`llama9`") && error.contains("qwen3_moe") && error.contains("--family"),
         "{error}"
     );
     model.unset("model_type");
-    let error = family_of(&model.open(), None).unwrap_err().to_string();
+    let error = family_of(&open(&model), None).unwrap_err().to_string();
     assert!(error.contains("no `model_type`") && error.contains("--family"), "{error}");
 }
