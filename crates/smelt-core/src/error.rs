@@ -112,7 +112,9 @@ pub enum Error {
         file: String,
     },
     /// A header length outside what the format allows.
-    #[error("`{file}` gives its header {length} bytes, the format allows 2 to {limit}")]
+    #[error(
+        "`{file}` gives its header {length} bytes, the format allows 2 to {limit}; is it a safetensors file?"
+    )]
     HeaderLength {
         /// The shard.
         file: String,
@@ -135,7 +137,7 @@ pub enum Error {
         size: u64,
     },
     /// A header that is not UTF-8.
-    #[error("the header of `{file}` is not valid UTF-8")]
+    #[error("the header of `{file}` is not valid UTF-8; download it again")]
     HeaderUtf8 {
         /// The shard.
         file: String,
@@ -143,7 +145,7 @@ pub enum Error {
         source: std::str::Utf8Error,
     },
     /// A header that is not the JSON that the format asks for.
-    #[error("the header of `{file}` is not that of a safetensors file")]
+    #[error("the header of `{file}` is not that of a safetensors file; download it again")]
     HeaderJson {
         /// The shard.
         file: String,
@@ -159,7 +161,7 @@ pub enum Error {
         tensor: String,
     },
     /// A dtype that this version does not know.
-    #[error("the tensor `{tensor}` in `{file}` has the unknown dtype `{dtype}`")]
+    #[error("the tensor `{tensor}` in `{file}` has the unknown dtype `{dtype}`; is there a newer smelt?")]
     UnknownDType {
         /// The shard.
         file: String,
@@ -191,7 +193,7 @@ pub enum Error {
     /// Offsets that do not hold what dtype and shape ask for.
     #[error(
         "the tensor `{tensor}` in `{file}` needs {needed} bytes for its dtype and shape, \
-         its offsets are {begin} and {end}"
+         its offsets are {begin} and {end}; download it again"
     )]
     TensorBytes {
         /// The shard.
@@ -206,7 +208,7 @@ pub enum Error {
         end: u64,
     },
     /// Two tensors that share bytes.
-    #[error("the tensors `{tensor}` and `{other}` in `{file}` overlap")]
+    #[error("the tensors `{tensor}` and `{other}` in `{file}` overlap; download it again")]
     Overlap {
         /// The shard.
         file: String,
@@ -231,7 +233,7 @@ pub enum Error {
         size: u64,
     },
     /// Bytes that no tensor owns and that are no alignment padding.
-    #[error("`{file}` has {bytes} bytes at {offset} that belong to no tensor")]
+    #[error("`{file}` has {bytes} bytes at {offset} that belong to no tensor; download it again")]
     Hole {
         /// The shard.
         file: String,
@@ -243,7 +245,7 @@ pub enum Error {
 
     // ---- checkpoint: configuration and index ----
     /// A JSON file that is none.
-    #[error("`{file}` is not valid JSON")]
+    #[error("`{file}` is not valid JSON; download it again")]
     Json {
         /// The file.
         file: String,
@@ -306,7 +308,10 @@ pub enum Error {
         shard: String,
     },
     /// The index names a tensor that its shard does not hold.
-    #[error("the index says that `{shard}` holds the tensor `{tensor}`, it does not")]
+    #[error(
+        "the index says that `{shard}` holds the tensor `{tensor}`, it does not; \
+         index and shards are not of the same checkpoint"
+    )]
     MissingTensor {
         /// The shard by the index.
         shard: String,
@@ -325,7 +330,10 @@ pub enum Error {
         tensor: String,
     },
     /// The index names another shard than the one that holds the tensor.
-    #[error("the tensor `{tensor}` is in `{shard}`, the index says `{indexed}`")]
+    #[error(
+        "the tensor `{tensor}` is in `{shard}`, the index says `{indexed}`; \
+         index and shards are not of the same checkpoint"
+    )]
     MisplacedTensor {
         /// The shard that holds it.
         shard: String,
@@ -380,6 +388,12 @@ pub enum Error {
         /// Those that are known.
         known: Vec<String>,
     },
+    /// A config that does not say what model it is of.
+    #[error(
+        "config.json has no `model_type`, by which smelt finds the family; `--family` takes a family file \
+         of your own (see CONTRIBUTING.md)"
+    )]
+    NoModelType,
     /// A family file that does not parse.
     #[error("the family file `{file}` is not valid")]
     Family {

@@ -12,7 +12,7 @@ mod header;
 mod index;
 mod json;
 mod open;
-mod read;
+pub(crate) mod read;
 pub mod region;
 mod storage;
 

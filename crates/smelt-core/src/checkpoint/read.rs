@@ -15,6 +15,12 @@ const GAP: u64 = 4 << 10;
 /// The longest span that is read to pick stretches out of.
 const SPAN: u64 = 128 << 10;
 
+/// Most stretches of a span: single elements of two bytes would take eight times the span to list.
+const STRETCHES: usize = 4 << 10;
+
+/// Bytes that reading a region takes beside its result: the span and the list of its stretches.
+pub(crate) const OVERHEAD: u64 = SPAN + 2 * (STRETCHES * size_of::<Run>()) as u64;
+
 impl Tensors for Checkpoint {
     fn read_region(&self, id: TensorId, region: &[Axis], out: &mut [u8]) -> Result<()> {
         let tensor = self.tensor(id);
@@ -23,7 +29,8 @@ impl Tensors for Checkpoint {
         let mut pending: Vec<Run> = Vec::new();
         for run in runs(&tensor.shape, region) {
             let run = Run { start: run.start * size, len: run.len * size };
-            if !pending.last().is_none_or(|last| joins(pending[0], *last, run)) {
+            let joins = |last: &Run| pending.len() < STRETCHES && joins(pending[0], *last, run);
+            if !pending.last().is_none_or(joins) {
                 reader.read(&pending)?;
                 pending.clear();
             }

@@ -20,8 +20,8 @@ const TEMPORARY: &str = ".partial";
 #[derive(Debug)]
 pub(super) struct OutputDir {
     path: PathBuf,
-    /// Whether the directory is new, so that it goes too if the run fails.
-    created: bool,
+    /// The directory and those above it, as far as they are new: they go too if the run fails.
+    created: Vec<PathBuf>,
     /// Files and folders of this run, in the order in which they were made.
     made: Mutex<Vec<PathBuf>>,
 }
@@ -29,7 +29,8 @@ pub(super) struct OutputDir {
 impl OutputDir {
     /// Makes the directory, or takes an empty one.
     pub(super) fn create(path: &Path) -> Result<Self> {
-        let created = !path.exists();
+        let above = path.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
+        let created = above.map(Path::to_owned).collect();
         fs::create_dir_all(path).map_err(write_error(path))?;
         let mut entries = fs::read_dir(path).map_err(write_error(path))?;
         if entries.next().is_some() {
@@ -92,8 +93,8 @@ impl OutputDir {
         for path in made.iter().rev() {
             let _ = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
         }
-        if self.created {
-            let _ = fs::remove_dir(&self.path);
+        for path in &self.created {
+            let _ = fs::remove_dir(path);
         }
     }
 

@@ -77,6 +77,7 @@ pub(super) fn work(shared: Shared<'_>) -> Result<()> {
         if task.name != last {
             // Buffers of another tensor's sizes would add up to more than the share.
             worker.pool.trim();
+            (worker.block, worker.stored) = (Vec::new(), Vec::new());
             last = &task.name;
         }
         worker.run(task, &block).inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))?;

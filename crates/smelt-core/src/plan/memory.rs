@@ -6,6 +6,7 @@
 
 use super::blocks::{Block, Cut};
 use super::{Plan, Task};
+use crate::checkpoint::read;
 use crate::error::{Error, Result};
 use crate::layout::{Graph, cost};
 
@@ -51,14 +52,15 @@ impl Plan {
         let room = memory.limit.saturating_sub(self.overhead());
         let (least, task) = self.least();
         let most = memory.threads.max(1) + WAITING;
-        let workers = most.min(usize::try_from(room / least.max(1)).unwrap_or(most));
+        let workers = most.min(usize::try_from(room / (least + read::OVERHEAD)).unwrap_or(most));
         match (workers, task) {
             (0, Some(task)) => {
-                Err(Error::Memory { tensor: task.name.clone(), needed: least + self.overhead() })
+                let needed = least + read::OVERHEAD + self.overhead();
+                Err(Error::Memory { tensor: task.name.clone(), needed })
             }
             (workers, _) => {
                 let workers = workers.max(1);
-                Ok(Schedule { workers, worker_bytes: room / workers as u64 })
+                Ok(Schedule { workers, worker_bytes: (room / workers as u64).saturating_sub(read::OVERHEAD) })
             }
         }
     }
@@ -69,7 +71,7 @@ impl Plan {
             let cut = cut(&self.graph, task, schedule.worker_bytes);
             working_set(&self.graph, task, &cut)
         });
-        self.overhead() + schedule.workers as u64 * largest.max().unwrap_or(0)
+        self.overhead() + schedule.workers as u64 * (largest.max().unwrap_or(0) + read::OVERHEAD)
     }
 
     /// Bytes that the run takes besides its blocks.

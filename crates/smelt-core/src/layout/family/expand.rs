@@ -4,7 +4,7 @@
 use super::file::{DropRule, Family, Group, TensorRule};
 use super::syntax::Expr;
 use super::template::Template;
-use super::tensor::{Maker, TensorError};
+use super::tensor::{Maker, Range, TensorError, range};
 use super::value::{Env, Facts, Value, ValueError};
 use crate::checkpoint::{Config, TensorId};
 use crate::layout::catalog::Catalog;
@@ -31,21 +31,20 @@ pub(super) fn expand(
         catalog,
         graph: Graph::default(),
         outputs: Vec::new(),
+        claimed: vec![false; catalog.count() as usize],
         problems: Vec::new(),
     };
     expansion.sections();
-    let Expansion { graph, outputs, problems, .. } = expansion;
-    finish(family, &env, catalog, Layout { graph, outputs, ..Layout::default() }, problems)
+    expansion.finish()
 }
 
 /// How far each index of the family runs on this checkpoint. One that nothing defines here (no
-/// experts in a dense variant) is missing, and only asked for where a rule needs it.
-fn ranges<'a>(family: &'a Family, env: &Env<'_>) -> Result<Vec<(&'a str, u64)>, Problem> {
+/// experts in a dense variant) is missing, and only a problem where a rule needs it.
+fn ranges<'a>(family: &'a Family, env: &Env<'_>) -> Result<Vec<Range<'a>>, Problem> {
     let mut ranges = Vec::new();
     for (name, expr) in &family.indices {
         match env.size(expr) {
-            Ok(range) => ranges.push((name.as_str(), range)),
-            Err(ValueError::Missing(_)) => {}
+            range @ (Ok(_) | Err(ValueError::Missing(_))) => ranges.push((name.as_str(), range)),
             Err(error) => return Err(Problem::Value { rule: format!("index.{name}"), error }),
         }
     }
@@ -55,10 +54,12 @@ fn ranges<'a>(family: &'a Family, env: &Env<'_>) -> Result<Vec<(&'a str, u64)>, 
 struct Expansion<'a> {
     family: &'a Family,
     env: Env<'a>,
-    ranges: &'a [(&'a str, u64)],
+    ranges: &'a [Range<'a>],
     catalog: &'a dyn Catalog,
     graph: Graph,
     outputs: Vec<Output>,
+    /// Which tensors of the checkpoint some rule asks for.
+    claimed: Vec<bool>,
     problems: Vec<Problem>,
 }
 
@@ -88,15 +89,8 @@ impl<'a> Expansion<'a> {
     }
 
     fn range(&mut self, index: &str, rule: &str) -> Option<u64> {
-        let found = self.ranges.iter().find(|(name, _)| *name == index).map(|&(_, range)| range);
-        if found.is_none() {
-            let missing = match self.family.indices.get(index) {
-                Some(Expr::Name(name)) => ValueError::Missing(name.clone()),
-                _ => ValueError::Place(index.to_owned()),
-            };
-            self.problems.push(Problem::Value { rule: rule.to_owned(), error: missing });
-        }
-        found
+        let found = range(self.ranges, index);
+        found.map_err(|error| self.problems.push(Problem::Value { rule: rule.to_owned(), error })).ok()
     }
 
     /// Writes a rule out for these indices and every value of the others in its name.
@@ -134,7 +128,8 @@ impl<'a> Expansion<'a> {
     }
 
     fn output(&mut self, name: String, rule: &TensorRule, env: &Env<'_>) -> Result<Output, Problem> {
-        let mut maker = Maker { graph: &mut self.graph, catalog: self.catalog, ranges: self.ranges };
+        let (catalog, ranges) = (self.catalog, self.ranges);
+        let mut maker = Maker { graph: &mut self.graph, catalog, ranges, claimed: &mut self.claimed };
         let node = match maker.make(&rule.from, env) {
             Ok(node) => node,
             Err(TensorError::Missing(tensor)) => return Err(Problem::Missing { output: name, tensor }),
@@ -149,6 +144,32 @@ impl<'a> Expansion<'a> {
             }
         }
         Ok(Output { name, node, role: rule.role, module: rule.module, cast: rule.cast })
+    }
+
+    /// Accounts for every tensor of the checkpoint, and works out what the config has to say.
+    fn finish(self) -> Result<Layout, Vec<Problem>> {
+        let Self { family, env, catalog, graph, outputs, claimed, mut problems, .. } = self;
+        let mut layout = Layout { graph, outputs, ..Layout::default() };
+        let patterns: Vec<Template> = family.drops.iter().map(|rule| env.pattern(&rule.pattern)).collect();
+        for id in (0..catalog.count()).filter(|&id| !claimed[id as usize]).map(TensorId) {
+            let name = catalog.info(id).name;
+            match dropping(&family.drops, &patterns, name, &env) {
+                Ok(Some(rule)) => {
+                    layout.dropped.push(Dropped { tensor: name.to_owned(), why: rule.why.clone() });
+                }
+                // With other problems this is often only their echo, but it may be their cause.
+                Ok(None) => problems.push(Problem::Unclaimed { tensor: name.to_owned() }),
+                Err(error) => problems.push(Problem::Value { rule: name.to_owned(), error }),
+            }
+        }
+        for (key, expr) in &family.config {
+            match env.eval(expr) {
+                Ok(Value::Null) => {}
+                Ok(value) => layout.config.push((key.clone(), value.into_json())),
+                Err(error) => problems.push(Problem::Value { rule: format!("config.{key}"), error }),
+            }
+        }
+        if problems.is_empty() { Ok(layout) } else { Err(problems) }
     }
 }
 
@@ -172,45 +193,6 @@ fn index_places<'a>(family: &'a Family, rule: &'a TensorRule) -> impl Iterator<I
 
 fn holds(when: Option<&Expr>, env: &Env<'_>) -> Result<bool, ValueError> {
     when.map_or(Ok(true), |when| env.truth(when))
-}
-
-/// Accounts for every tensor of the checkpoint, and works out what the config has to say.
-fn finish(
-    family: &Family,
-    env: &Env<'_>,
-    catalog: &dyn Catalog,
-    mut layout: Layout,
-    mut problems: Vec<Problem>,
-) -> Result<Layout, Vec<Problem>> {
-    let used = used(&layout.graph, &layout.outputs, catalog.count());
-    let patterns: Vec<Template> = family.drops.iter().map(|rule| env.pattern(&rule.pattern)).collect();
-    for id in (0..catalog.count()).filter(|&id| !used[id as usize]).map(TensorId) {
-        let name = catalog.info(id).name;
-        match dropping(&family.drops, &patterns, name, env) {
-            Ok(Some(rule)) => {
-                layout.dropped.push(Dropped { tensor: name.to_owned(), why: rule.why.clone() });
-            }
-            // With other problems this is often only their echo, but it may be their cause.
-            Ok(None) => problems.push(Problem::Unclaimed { tensor: name.to_owned() }),
-            Err(error) => problems.push(Problem::Value { rule: name.to_owned(), error }),
-        }
-    }
-    for (key, expr) in &family.config {
-        match env.eval(expr) {
-            Ok(Value::Null) => {}
-            Ok(value) => layout.config.push((key.clone(), value.into_json())),
-            Err(error) => problems.push(Problem::Value { rule: format!("config.{key}"), error }),
-        }
-    }
-    if problems.is_empty() { Ok(layout) } else { Err(problems) }
-}
-
-fn used(graph: &Graph, outputs: &[Output], count: u32) -> Vec<bool> {
-    let mut used = vec![false; count as usize];
-    for output in outputs {
-        graph.sources(output.node).into_iter().for_each(|source| used[source.0 as usize] = true);
-    }
-    used
 }
 
 fn dropping<'a>(

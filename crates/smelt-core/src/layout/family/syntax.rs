@@ -11,6 +11,8 @@
 //!
 //! Names may hold dots: `text_config.hidden_size`. A text may hold places: `"model.layers.{layer}"`.
 
+use std::fmt;
+
 use indexmap::IndexMap;
 
 use super::template::Template;
@@ -138,6 +140,14 @@ const LEVELS: [&[(&str, Operator)]; 6] = [
     &[("+", Operator::Add), ("-", Operator::Subtract)],
     &[("*", Operator::Multiply), ("/", Operator::Divide), ("%", Operator::Remainder)],
 ];
+
+impl fmt::Display for Operator {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut all = LEVELS.iter().copied().flatten();
+        let symbol = all.find(|(_, operator)| operator == self).map_or("", |(symbol, _)| symbol);
+        out.write_str(symbol)
+    }
+}
 
 /// The level of comparisons, above which `not` stands.
 const COMPARISON: usize = 2;

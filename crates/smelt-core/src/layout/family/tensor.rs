@@ -59,7 +59,18 @@ pub(super) struct Maker<'a> {
     pub(super) graph: &'a mut Graph,
     pub(super) catalog: &'a dyn Catalog,
     /// How far each index runs.
-    pub(super) ranges: &'a [(&'a str, u64)],
+    pub(super) ranges: &'a [Range<'a>],
+    /// Is set for every tensor of the checkpoint that a rule asks for, also if it then fails.
+    pub(super) claimed: &'a mut [bool],
+}
+
+/// An index, and how far it runs on a checkpoint or why that can't be told.
+pub(super) type Range<'a> = (&'a str, Result<u64, ValueError>);
+
+/// How far an index runs.
+pub(super) fn range(ranges: &[Range<'_>], index: &str) -> Result<u64, ValueError> {
+    let found = ranges.iter().find(|(name, _)| *name == index).map(|(_, range)| range.clone());
+    found.unwrap_or_else(|| Err(ValueError::Place(index.to_owned())))
 }
 
 impl Maker<'_> {
@@ -69,7 +80,7 @@ impl Maker<'_> {
             Expr::Text(template) => self.source(template, env),
             Expr::Call(name, args) => self.call(name, args, env),
             Expr::Binary(op, left, right) => self.binary(*op, left, right, env),
-            other => Err(TensorError::NotATensor(format!("{other:?}"))),
+            other => Err(TensorError::NotATensor(kind(other))),
         }
     }
 
@@ -78,6 +89,7 @@ impl Maker<'_> {
         let Some(id) = self.catalog.find(&name) else {
             return Err(TensorError::Missing(name));
         };
+        self.claimed[id.0 as usize] = true;
         let info = self.catalog.info(id);
         Ok(self.graph.source(id, info.dtype, info.shape))
     }
@@ -169,8 +181,7 @@ impl Maker<'_> {
     }
 
     fn stack(&mut self, index: &str, tensor: &Expr, env: &Env<'_>) -> Made {
-        let range = self.ranges.iter().find(|(name, _)| *name == index);
-        let &(_, range) = range.ok_or_else(|| ValueError::Place(index.to_owned()))?;
+        let range = range(self.ranges, index)?;
         let mut bound = env.bound().to_vec();
         bound.push((index, 0));
         let mut parts = Vec::with_capacity(range as usize);
@@ -178,8 +189,10 @@ impl Maker<'_> {
             if let Some(last) = bound.last_mut() {
                 last.1 = value;
             }
-            parts.push(self.make(tensor, &env.with(&bound))?);
+            // All of them, also after one that fails: they are not to blame for being unused then.
+            parts.push(self.make(tensor, &env.with(&bound)));
         }
+        let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
         self.graph.stack(0, &parts).map_err(|error| self.blame(error, &parts))
     }
 
@@ -200,7 +213,7 @@ impl Maker<'_> {
             Operator::Subtract => BinaryOp::Sub,
             Operator::Multiply => BinaryOp::Mul,
             Operator::Divide => BinaryOp::Div,
-            other => return Err(TensorError::NotATensor(format!("{other:?}"))),
+            other => return Err(TensorError::NotATensor(format!("… {other} …"))),
         };
         let left = self.make(left, env)?;
         let right = match right {
@@ -222,7 +235,22 @@ fn number_of(value: &Value) -> Result<f64, TensorError> {
     match value {
         Value::Int(value) => Ok(*value as f64),
         Value::Float(value) => Ok(*value),
-        other => Err(TensorError::NotATensor(format!("{other:?}"))),
+        other => Err(TensorError::NotATensor(other.to_string())),
+    }
+}
+
+/// An expression in a word or two, for a message.
+fn kind(expr: &Expr) -> String {
+    match expr {
+        Expr::Int(value) => value.to_string(),
+        Expr::Float(value) => value.to_string(),
+        Expr::Name(name) => name.clone(),
+        Expr::Negate(_) => "-…".to_owned(),
+        Expr::Not(_) => "not …".to_owned(),
+        Expr::List(_) | Expr::Item(..) => "[…]".to_owned(),
+        Expr::Text(template) => template.to_string(),
+        Expr::Call(name, _) => format!("{name}(…)"),
+        Expr::Binary(op, ..) => format!("… {op} …"),
     }
 }
 
@@ -232,7 +260,7 @@ fn dtype(value: &Value) -> Result<DType, TensorError> {
         Value::Text(name) => DType::from_name(&name.to_uppercase()),
         _ => None,
     };
-    known.ok_or_else(|| TensorError::NotATensor(format!("a tensor of dtype {value:?}")))
+    known.ok_or_else(|| TensorError::NotATensor(format!("a tensor of dtype {value}")))
 }
 
 fn unary(name: &str) -> Option<UnaryOp> {

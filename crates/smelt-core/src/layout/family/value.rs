@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::fmt;
 
 use indexmap::IndexMap;
 use serde_json::Value as Json;
@@ -35,7 +36,7 @@ pub enum ValueError {
     #[error("`{0}` is missing in config.json")]
     Missing(String),
     /// A value of another kind than the expression needs.
-    #[error("{found} where {expected} is needed in `{context}`")]
+    #[error("{found} where {expected} is needed in {context}")]
     Kind {
         /// What was found.
         found: String,
@@ -156,7 +157,7 @@ impl<'a> Env<'a> {
             Expr::Negate(inner) => match self.eval(inner)? {
                 Value::Int(value) => value.checked_neg().map(Value::Int).ok_or(ValueError::Overflow),
                 Value::Float(value) => Ok(Value::Float(-value)),
-                other => Err(other.not("a number", "-")),
+                other => Err(other.not("a number", "`-`")),
             },
             Expr::Not(inner) => Ok(Value::Bool(!self.truth(inner)?)),
             Expr::Binary(op, left, right) => self.binary(*op, left, right),
@@ -187,8 +188,31 @@ impl<'a> Env<'a> {
             (Value::Int(value), _) => {
                 u64::try_from(value).map_err(|_| Value::Int(value).not("a size", "a shape"))
             }
-            (Value::Null, Expr::Name(name)) => Err(ValueError::Missing(name.clone())),
+            (Value::Null, expr) => Err(self.absent(expr)),
             (other, _) => Err(other.not("a whole number", "a shape")),
+        }
+    }
+
+    /// What lacks where an expression that must have a value is null: the key of the config behind
+    /// it, if there is one.
+    fn absent(&self, expr: &Expr) -> ValueError {
+        match expr {
+            Expr::Name(name) => match self.facts.lets.get_key_value(name) {
+                Some((key, expr)) if self.inside != Some(name) => {
+                    Env { inside: Some(key), ..*self }.absent(expr)
+                }
+                _ => ValueError::Missing(name.clone()),
+            },
+            Expr::Binary(Operator::Else, _, last) => self.absent(last),
+            _ => Value::Null.not("a number", "an expression"),
+        }
+    }
+
+    /// The value of an expression that must have one.
+    fn present(&self, expr: &Expr) -> Valued {
+        match self.eval(expr)? {
+            Value::Null => Err(self.absent(expr)),
+            value => Ok(value),
         }
     }
 
@@ -271,8 +295,8 @@ impl<'a> Env<'a> {
                 at.map(|at| items.swap_remove(at)).ok_or(ValueError::Item { index, len })
             }
             (Value::Null, _) => Ok(Value::Null),
-            (Value::List(_), other) => Err(other.not("a whole number", "[…]")),
-            (other, _) => Err(other.not("a list", "[…]")),
+            (Value::List(_), other) => Err(other.not("a whole number", "`[…]`")),
+            (other, _) => Err(other.not("a list", "`[…]`")),
         }
     }
 
@@ -284,7 +308,10 @@ impl<'a> Env<'a> {
                 Value::Null => self.eval(right),
                 value => Ok(value),
             },
-            _ => operate(op, &self.eval(left)?, &self.eval(right)?),
+            Operator::Equal | Operator::Unequal | Operator::In => {
+                operate(op, &self.eval(left)?, &self.eval(right)?)
+            }
+            _ => operate(op, &self.present(left)?, &self.present(right)?),
         }
     }
 
@@ -317,7 +344,7 @@ impl<'a> Env<'a> {
             ("max", [a, b]) => Ok(int(self.size(a)?.max(self.size(b)?))),
             ("len", [list]) => match self.eval(list)? {
                 Value::List(items) => Ok(int(items.len() as u64)),
-                other => Err(other.not("a list", "len")),
+                other => Err(other.not("a list", "`len`")),
             },
             _ => Err(ValueError::Function(format!("{name}, with {} arguments", args.len()))),
         }
@@ -326,7 +353,7 @@ impl<'a> Env<'a> {
     fn text(&self, expr: &Expr, context: &str) -> Result<String, ValueError> {
         match self.eval(expr)? {
             Value::Text(text) => Ok(text),
-            other => Err(other.not("a quoted name", context)),
+            other => Err(other.not("a quoted name", &format!("`{context}`"))),
         }
     }
 
@@ -378,7 +405,23 @@ impl Value {
     }
 
     fn not(&self, expected: &'static str, context: &str) -> ValueError {
-        ValueError::Kind { found: format!("{self:?}"), expected, context: context.to_owned() }
+        ValueError::Kind { found: self.to_string(), expected, context: context.to_owned() }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => out.write_str("null"),
+            Self::Bool(value) => write!(out, "{value}"),
+            Self::Int(value) => write!(out, "{value}"),
+            Self::Float(value) => write!(out, "{value}"),
+            Self::Text(text) => write!(out, "\"{text}\""),
+            Self::List(items) => {
+                let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+                write!(out, "[{}]", items.join(", "))
+            }
+        }
     }
 }
 
@@ -395,7 +438,7 @@ fn operate(op: Operator, left: &Value, right: &Value) -> Valued {
         (_, Value::Int(a), Value::Int(b)) => whole(op, *a, *b),
         (_, Value::Int(_) | Value::Float(_), Value::Int(_) | Value::Float(_)) => float(op, left, right),
         (_, Value::Int(_) | Value::Float(_), other) | (_, other, _) => {
-            Err(other.not("a number", "an operation"))
+            Err(other.not("a number", &format!("`{op}`")))
         }
     }
 }
@@ -432,6 +475,6 @@ fn float(op: Operator, left: &Value, right: &Value) -> Valued {
         Operator::Subtract => Value::Float(a - b),
         Operator::Multiply => Value::Float(a * b),
         Operator::Divide => Value::Float(a / b),
-        _ => return Err(left.not("a whole number", "%")),
+        _ => return Err(left.not("a whole number", "`%`")),
     })
 }

@@ -1,0 +1,203 @@
+//! Family files of a user: what they can say, and what is refused.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use smelt_core::checkpoint::{Checkpoint, DType};
+use smelt_core::layout::pool::Pool;
+use smelt_core::layout::pull::Puller;
+use smelt_core::layout::{Family, Layout, Role};
+use smelt_core::source::MemorySource;
+
+use crate::common::Model;
+use crate::layout_of;
+
+const HEAD: &str = "name = \"own\"\ntitle = \"Own\"\nmodel_types = [\"own\"]\n";
+
+fn refusal(body: &str) -> String {
+    let error = Family::parse(&format!("{HEAD}{body}")).expect_err(body);
+    error.to_string()
+}
+
+fn rule(name: &str, rest: &str) -> String {
+    format!(
+        "[index]\nlayer = \"layers\"\n[[group]]\n[group.tensors]\n\"{name}\" = {{ role = \"other\", {rest} }}\n"
+    )
+}
+
+#[test]
+fn refusals_name_the_key() {
+    let table = [
+        ("name = 1", "duplicate key"),
+        ("[indexes]\nlayer = \"n\"", "unknown field `indexes`"),
+        (&rule("w", "form = \"a\""), "unknown field `form`"),
+        (&rule("w", "shape = 3"), "invalid type: integer `3`, expected a string"),
+        (&rule("w", "module = \"Conv\""), "unknown variant `Conv`"),
+        ("[[group]]\n[group.tensors]\n\"w\" = { role = \"heads\" }", "unknown variant `heads`"),
+        ("[[group]]\n[group.tensors]\n\"w\" = { shape = \"a\" }", "missing field `role`"),
+        ("[[drop]]\ntensors = \"w\"", "missing field `why`"),
+        (&rule("w", "shape = \"a, b +\""), "in `w`: a value expected at column 8 of `[a, b +]`"),
+        (&rule("w", "when = \"a b\""), "in `w`: an operator or the end expected at column 3 of `a b`"),
+        (&rule("w", "from = 'stack(layer, \"x)'"), "in `w`: a closing quote expected at column 14 of"),
+        ("[let]\nheads = \"(\"", "in `heads`: a value expected at column 2 of `(`"),
+        (
+            "[experts]\ntotal = \"n\"\nactive = \"\"",
+            "in `experts.active`: a value expected at column 1 of ``",
+        ),
+        (&rule("w.{layer", ""), "in `w.{layer`: a place needs both braces and a name"),
+        (&rule("w.{expert}", ""), "in `w.{expert}`: neither `[index]` nor `[let]` has `expert`"),
+        (
+            &rule("w", "bits = 8, group_size = 64"),
+            "in `w`: `bits` and `group_size` go together, on a `module`",
+        ),
+        (&rule("w", "module = \"Linear\", bits = 8"), "in `w`: `bits` and `group_size` go together"),
+        (&rule("w", "module = \"Linear\", bits = 7, group_size = 64"), "in a format that MLX has"),
+        (&rule("w", "module = \"Linear\", bits = 8, group_size = 48"), "in a format that MLX has"),
+    ];
+    for (body, message) in table {
+        let found = refusal(body);
+        assert!(found.contains(message), "{body}\nsays\n{found}\nand not\n{message}");
+    }
+}
+
+/// A checkpoint of four tensors, the first of them counting up.
+fn checkpoint() -> Checkpoint {
+    let tensors =
+        [("a", vec![4, 6]), ("b", vec![4, 6]), ("v", vec![6]), ("x.0", vec![2, 3]), ("x.1", vec![2, 3])];
+    let tensors = tensors.map(|(name, shape)| (name.to_owned(), shape)).to_vec();
+    let config = json!({"model_type": "own", "n": 4, "x": 2, "kinds": ["full", "sliding"], "half": 0.5, "word": "w", "nothing": null});
+    let mut files = Model { config, tensors }.files();
+    let shard = &mut files.iter_mut().find(|(name, _)| name == "model.safetensors").unwrap().1;
+    // The data of `a`, which comes first, lies at the end minus all others'.
+    let data = shard.len() - 2 * (24 + 24 + 6 + 6 + 6);
+    for place in 0..24u32 {
+        let bits = ((place as f32).to_bits() >> 16) as u16;
+        shard[data + 2 * place as usize..][..2].copy_from_slice(&bits.to_le_bytes());
+    }
+    Checkpoint::open(Arc::new(MemorySource::new(files))).unwrap()
+}
+
+/// The layout of that checkpoint by one rule, everything else dropped.
+fn layout(rule: &str) -> Result<Layout, String> {
+    let text = format!(
+        "{HEAD}[let]\ntwice = \"2 * n\"\nring = \"gnir\"\ngnir = \"ring\"\nn = \"n ?? 7\"\n\
+         [index]\ni = \"x\"\n[[group]]\n[group.tensors]\n\"out\" = {{ role = \"norm\", {rule} }}\n\
+         [[drop]]\ntensors = \"*\"\nwhy = \"not asked for\"\n"
+    );
+    let family = Family::parse(&text).map_err(|error| error.to_string())?;
+    layout_of(&checkpoint(), Some(&family)).map_err(|error| error.to_string())
+}
+
+/// The shape and the numbers of the tensor that `from` makes.
+fn made(from: &str) -> (Vec<u64>, Vec<f32>) {
+    let layout = layout(&format!("from = '{from}'")).unwrap_or_else(|error| panic!("{from}: {error}"));
+    let node = layout.graph.node(layout.outputs[0].node);
+    assert_eq!(node.dtype, DType::BF16);
+    let region = smelt_core::checkpoint::region::whole(&node.shape);
+    let mut out = vec![0; node.shape.iter().product::<u64>() as usize * 2];
+    let (checkpoint, mut pool) = (checkpoint(), Pool::default());
+    Puller::new(&layout.graph, &checkpoint)
+        .pull(layout.outputs[0].node, &region, &mut out, &mut pool)
+        .unwrap();
+    let number = |bytes: &[u8]| f32::from_bits(u32::from(u16::from_le_bytes([bytes[0], bytes[1]])) << 16);
+    (node.shape.to_vec(), out.chunks_exact(2).map(number).collect())
+}
+
+#[test]
+fn every_function_of_from_does_what_it_says() {
+    let counting = |from: u32, to: u32| (from..to).map(|n| n as f32).collect::<Vec<_>>();
+    assert_eq!(made("\"a\""), (vec![4, 6], counting(0, 24)));
+    assert_eq!(made("slice(\"a\", 0, 1, 3)"), (vec![2, 6], counting(6, 18)));
+    assert_eq!(made("slice(\"a\", 1, 1, 6, 2)").1[..4], [1.0, 3.0, 5.0, 7.0]);
+    assert_eq!(made("transpose(\"a\", 1, 0)").1[..4], [0.0, 6.0, 12.0, 18.0]);
+    assert_eq!(made("reshape(\"a\", [2, n / 2, 6])"), (vec![2, 2, 6], counting(0, 24)));
+    assert_eq!(made("cast(cast(\"a\", \"f32\"), \"bf16\")").1, counting(0, 24));
+    assert_eq!(made("slice(\"a\", 0, 0, 1) + 1"), (vec![1, 6], counting(1, 7)));
+    assert_eq!(made("slice(\"a\", 0, 0, 1) * half").1, [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]);
+    assert_eq!(made("\"a\" - \"a\"").1, [0.0; 24]);
+    assert_eq!(made("concat(0, \"a\", \"b\")").0, [8, 6]);
+    assert_eq!(made("stack(i, \"x.{i}\")").0, [2, 2, 3]);
+    assert_eq!(made("stack(i, transpose(\"x.{i}\", 1, 0))").0, [2, 3, 2]);
+    assert_eq!(made("\"a\" / \"v\"").0, [4, 6]);
+    assert_eq!(made("stack(\"a\", \"b\")").0, [2, 4, 6]);
+    assert_eq!(made("split(\"a\", 0, 2, 1)"), (vec![2, 6], counting(12, 24)));
+    assert_eq!(
+        made("broadcast(slice(\"a\", 0, 1, 2), [2, 6])").1,
+        [counting(6, 12), counting(6, 12)].concat()
+    );
+    assert_eq!(made("repeat(slice(\"a\", 1, 0, 1), 0, 2)").1, [0.0, 0.0, 6.0, 6.0, 12.0, 12.0, 18.0, 18.0]);
+    assert_eq!(made("pad(slice(\"a\", 1, 1, 2), 0, 1, 2)").1, [0.0, 1.0, 7.0, 13.0, 19.0, 0.0, 0.0]);
+    assert_eq!(made("sum(slice(\"a\", 1, 0, 2), 1)").1, [1.0, 13.0, 25.0, 37.0]);
+    assert_eq!(made("norm(slice(\"a\", 1, 0, 1), 0)").0, [1, 1]);
+    assert_eq!(made("sqrt(square(negative(slice(\"a\", 0, 0, 1))))").1, counting(0, 6));
+    assert_eq!(made("slice(sigmoid(\"a\"), 0, 0, 1)").1[0], 0.5);
+    assert_eq!(made("if(n == 4, \"a\", \"b\")").1, counting(0, 24));
+    assert_eq!(made("bitcast(bitcast(\"a\", \"u32\"), \"bf16\")").1, counting(0, 24));
+}
+
+#[test]
+fn what_from_can_not_make_says_why() {
+    let table = [
+        ("from = 'stack(j, \"x.{j}\")'", "`out`: nothing fills the place `{j}`"),
+        ("from = '\"x.{i}\"'", "`out`: nothing fills the place `{i}`"),
+        ("from = 'flip(\"a\")'", "`out`: `flip(…)` is no tensor expression"),
+        ("from = '(n)'", "`out`: `n` is no tensor expression"),
+        ("from = '\"a\" == \"b\"'", "`out`: `… == …` is no tensor expression"),
+        ("from = 'cast(\"a\", \"int8\")'", "`out`: `a tensor of dtype \"int8\"` is no tensor expression"),
+        ("from = '\"a\" + word'", "`out`: `\"w\"` is no tensor expression"),
+        ("from = '\"a\" + \"x.0\"'", "`out`: [4, 6] (BF16) and [2, 3] (BF16) do not go together"),
+        ("from = 'reshape(\"a\", [5, 5])'", "`out`: shape [4, 6] does not reshape to [5, 5]"),
+        ("from = 'slice(\"a\", 0, 2, twice)'", "`out`: elements 2..8 of axis 0 of a tensor of shape [4, 6]"),
+        ("from = 'concat(0, \"a\", \"x.0\")'", "`out`: part 1 has shape [2, 3]"),
+        ("shape = \"ring, 6\", from = \"a\"", "` is defined by itself"),
+        ("shape = \"n / 3, 6\", from = \"a\"", "`out`: 4 is not divisible by 3"),
+        ("shape = \"kinds[2], 6\", from = \"a\"", "`out`: item 2 of a list of 2"),
+        ("shape = \"n[0], 6\", from = \"a\"", "`out`: 4 where a list is needed in `[…]`"),
+        ("shape = \"n * word, 6\", from = \"a\"", "`out`: \"w\" where a number is needed in `*`"),
+        (
+            "shape = \"kinds + 1, 6\", from = \"a\"",
+            "`out`: [\"full\", \"sliding\"] where a number is needed in `+`",
+        ),
+        ("shape = \"size(n), 6\", from = \"a\"", "`out`: no function `size, with 1 arguments`"),
+        ("shape = \"deep.down.size, 6\", from = \"a\"", "`out`: `deep.down.size` is missing in config.json"),
+        ("shape = \"nothing ?? gone, 6\", from = \"a\"", "`out`: `gone` is missing in config.json"),
+        ("when = \"gone > 0\", from = \"a\"", "`out`: `gone` is missing in config.json"),
+        ("shape = \"9223372036854775807 * n, 6\", from = \"a\"", "`out`: a number of more than 64 bits"),
+    ];
+    for (rule, message) in table {
+        let found = layout(rule).expect_err(rule);
+        assert!(found.contains(message), "{rule}\nsays\n{found}\nand not\n{message}");
+    }
+}
+
+#[test]
+fn conditions_decide_what_there_is() {
+    let there = |when: &str| match layout(&format!("from = \"a\", when = '{when}'")) {
+        Ok(layout) => layout.outputs.len() == 1,
+        Err(error) => panic!("{when}: {error}"),
+    };
+    for when in [
+        "true",
+        "not nothing",
+        "n == 4 and n != 5",
+        "n < 5 and n <= 4 and 5 > n and 4 >= n",
+        "has(\"x.1\") and not has(\"x.2\")",
+        "any(\"x.{i}\") and not any(\"y.*\")",
+        "ndim(\"a\") == 2 and dim(\"a\", 1) == 6 and ndim(\"gone\") == null",
+        "len(kinds) == 2 and kinds[1] == \"sliding\" and \"full\" in kinds",
+        "not n in nothing",
+        "twice == 8 and n % 3 == 1 and -n + 5 == 1",
+        "half * 2 == 1.0 and half < 1",
+    ] {
+        assert!(there(when), "{when}");
+        assert!(!there(&format!("not ({when})")), "{when}");
+    }
+}
+
+#[test]
+fn a_value_may_complete_the_key_that_it_is_named_after() {
+    let layout = layout("shape = \"n, 6\", from = \"a\"").unwrap();
+    assert_eq!(layout.outputs[0].role, Role::Norm);
+    assert_eq!(layout.dropped.len(), 4);
+    assert!(layout.dropped.iter().all(|dropped| dropped.why == "not asked for"));
+}

@@ -1,0 +1,169 @@
+//! What does not fit, said with the names that a user needs.
+
+use serde_json::{Value, json};
+use smelt_core::Error;
+use smelt_core::plan::family_of;
+
+use crate::common::Model;
+use crate::{layout_of, open};
+
+/// The problems of a manifest's model after a change, one a line.
+fn problems(name: &str, change: impl FnOnce(&mut Model)) -> String {
+    let mut model = Model::manifest(name);
+    change(&mut model);
+    let checkpoint = open(&model);
+    match layout_of(&checkpoint, None) {
+        Ok(_) => "fits".to_owned(),
+        Err(Error::Layout { problems, .. }) => {
+            problems.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+impl Model {
+    fn remove(&mut self, name: &str) {
+        let before = self.tensors.len();
+        self.tensors.retain(|(tensor, _)| tensor != name);
+        assert_eq!(self.tensors.len() + 1, before, "`{name}` is there to be removed");
+    }
+
+    fn reshape(&mut self, name: &str, shape: &[u64]) {
+        let tensor = self.tensors.iter_mut().find(|(tensor, _)| tensor == name);
+        tensor.unwrap().1 = shape.to_vec();
+    }
+
+    fn add(&mut self, name: &str, shape: &[u64]) {
+        self.tensors.push((name.to_owned(), shape.to_vec()));
+    }
+
+    fn unset(&mut self, key: &str) {
+        self.config.as_object_mut().unwrap().remove(key).unwrap();
+    }
+}
+
+#[test]
+fn a_missing_tensor_is_named() {
+    let found = problems("llama", |model| model.remove("model.layers.1.mlp.up_proj.weight"));
+    assert_eq!(
+        found,
+        "`model.layers.1.mlp.up_proj.weight` is missing, of which `model.layers.1.mlp.up_proj.weight` is made"
+    );
+}
+
+#[test]
+fn a_shape_against_the_config_is_told_with_both() {
+    let found = problems("llama", |model| model.reshape("model.norm.weight", &[64]));
+    assert_eq!(found, "`model.norm.weight` has shape [64], but config.json asks for [128]");
+}
+
+#[test]
+fn a_missing_expert_is_named() {
+    let name = "model.layers.3.mlp.experts.2.down_proj.weight";
+    let found = problems("qwen3_moe", |model| model.remove(name));
+    let first = "`model.layers.3.mlp.experts.2.down_proj.weight` is missing, of which \
+                 `model.layers.3.mlp.switch_mlp.down_proj.weight` is made";
+    assert_eq!(found.lines().next(), Some(first));
+}
+
+#[test]
+fn an_expert_of_another_shape_is_named() {
+    let name = "model.layers.0.mlp.experts.3.up_proj.weight";
+    let found = problems("qwen3_moe", |model| model.reshape(name, &[32, 128]));
+    let first = "`model.layers.0.mlp.switch_mlp.up_proj.weight`: \
+                 `model.layers.0.mlp.experts.3.up_proj.weight`: part 3 has shape [32, 128] and dtype BF16 \
+                 where the first has [64, 128] and BF16";
+    assert_eq!(found.lines().next(), Some(first));
+}
+
+#[test]
+fn the_only_cause_is_not_drowned_in_its_echo() {
+    // Without one expert the stack is not made, so its other experts are unused: no problems of theirs.
+    let name = "model.layers.3.mlp.experts.2.down_proj.weight";
+    let found = problems("qwen3_moe", |model| model.remove(name));
+    assert_eq!(found.lines().count(), 1, "{found}");
+}
+
+#[test]
+fn a_tensor_that_no_rule_takes_is_a_problem() {
+    let found = problems("llama", |model| model.add("model.layers.0.self_attn.sinks", &[4]));
+    assert_eq!(found, "no rule takes `model.layers.0.self_attn.sinks`");
+    // One layer more than the config has.
+    let found = problems("llama", |model| model.add("model.layers.9.input_layernorm.weight", &[128]));
+    assert_eq!(found, "no rule takes `model.layers.9.input_layernorm.weight`");
+}
+
+#[test]
+fn a_config_without_a_key_says_which() {
+    for (manifest, key) in [
+        ("llama", "hidden_size"),
+        ("llama", "num_hidden_layers"),
+        ("llama", "num_attention_heads"),
+        ("qwen3", "head_dim"),
+        ("qwen3_moe", "num_experts"),
+        ("qwen3_moe", "moe_intermediate_size"),
+        ("qwen3_moe", "decoder_sparse_step"),
+        ("olmoe", "num_experts"),
+        ("gemma2", "vocab_size"),
+    ] {
+        let found = problems(manifest, |model| model.unset(key));
+        let missing = format!("`{key}` is missing in config.json");
+        let first = found.lines().next().unwrap();
+        assert!(first.ends_with(&missing), "{manifest} without {key}: {first}");
+        assert!(!found.contains("fills the place"), "{manifest} without {key}: {found}");
+    }
+}
+
+#[test]
+fn a_config_with_nonsense_is_refused() {
+    let with = |key: &'static str, value: Value| {
+        problems("llama", move |model| model.config[key] = value).lines().next().unwrap().to_owned()
+    };
+    let rule = "`model.embed_tokens.weight`: ";
+    assert_eq!(
+        with("hidden_size", json!("128")),
+        format!("{rule}\"128\" where a whole number is needed in a shape")
+    );
+    assert_eq!(with("vocab_size", json!(-512)), format!("{rule}-512 where a size is needed in a shape"));
+    assert_eq!(
+        with("vocab_size", json!(1.5)),
+        format!("{rule}1.5 where a whole number is needed in a shape")
+    );
+    let layers = with("num_hidden_layers", json!([1]));
+    assert_eq!(layers, "`index.layer`: [1] where a whole number is needed in a shape");
+    let heads = problems("phi3", |model| model.config["num_attention_heads"] = json!(3));
+    assert!(heads.lines().next().unwrap().ends_with(": 128 is not divisible by 3"), "{heads}");
+    let none = problems("phi3", |model| model.config["num_attention_heads"] = json!(0));
+    assert!(none.lines().next().unwrap().ends_with(": 128 is not divisible by 0"), "{none}");
+    let huge = with("num_attention_heads", json!(i64::MAX));
+    assert!(huge.contains("64 bits") || huge.contains("divisible"), "{huge}");
+}
+
+#[test]
+fn many_problems_are_counted() {
+    let mut model = Model::manifest("qwen3_moe");
+    model.tensors.retain(|(name, _)| !name.ends_with("_proj.weight"));
+    let checkpoint = open(&model);
+    let error = layout_of(&checkpoint, None).unwrap_err().to_string();
+    assert!(
+        error.starts_with("the checkpoint does not fit the family `qwen3_moe`:\n  `model.layers.0."),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 14, "a heading, a dozen, and how many more: {error}");
+    // Four attention projections and three stacks in each of four layers.
+    assert!(error.ends_with("and 16 more"), "{error}");
+}
+
+#[test]
+fn an_unknown_model_type_lists_those_that_are_known() {
+    let mut model = Model::manifest("llama");
+    model.config["model_type"] = json!("llama9");
+    let error = family_of(&open(&model), None).unwrap_err().to_string();
+    assert!(
+        error.contains("`llama9`") && error.contains("qwen3_moe") && error.contains("--family"),
+        "{error}"
+    );
+    model.unset("model_type");
+    let error = family_of(&open(&model), None).unwrap_err().to_string();
+    assert!(error.contains("no `model_type`") && error.contains("--family"), "{error}");
+}

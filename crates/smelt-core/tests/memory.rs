@@ -1,0 +1,165 @@
+//! The promise of bounded memory, measured: what the allocator hands out while a model of hundreds
+//! of megabytes passes through. Alone in its process, because every allocation counts.
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::{Map, json};
+use smelt_core::checkpoint::Checkpoint;
+use smelt_core::layout::Family;
+use smelt_core::pipeline::{Run, Silent};
+use smelt_core::plan::{Memory, Options, Origin, Plan};
+use smelt_core::source::{FileEntry, Source};
+use smelt_core::{Error, Result};
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// The system's allocator with a count of what is in use.
+struct Counting;
+
+#[expect(unsafe_code, reason = "an allocator can only be counted by standing in for it")]
+// SAFETY: every call goes to the system's allocator as it came; the counts change nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Experts of a layer, and the sides of their matrices: 8 MiB each layer and projection.
+const EXPERTS: u64 = 8;
+const INNER: u64 = 512;
+const HIDDEN: u64 = 1024;
+
+/// Experts come with rows and columns exchanged and two projections in one, a dense projection as
+/// well: stacks of transposed slices, the dearest thing that real families ask for.
+const FAMILY: &str = r#"
+name = "own"
+title = "Own"
+model_types = ["own"]
+
+[index]
+layer = "layers"
+expert = "experts"
+
+[[group]]
+[group.tensors]
+"l.{layer}.up.weight" = { from = 'stack(expert, transpose(slice("l.{layer}.e.{expert}.gate_up", 1, 0, 1024, 2), 1, 0))', module = "SwitchLinear", role = "expert-up" }
+"l.{layer}.gate.weight" = { from = 'stack(expert, transpose(slice("l.{layer}.e.{expert}.gate_up", 1, 1, 1024, 2), 1, 0))', module = "SwitchLinear", role = "expert-gate" }
+"l.{layer}.o.weight" = { from = 'transpose("l.{layer}.o", 1, 0)', module = "Linear", role = "attention-output" }
+"l.{layer}.qk.weight" = { from = 'concat(0, "l.{layer}.o", cast(cast(transpose("l.{layer}.o", 1, 0), "f32"), "bf16"), "l.{layer}.o")', module = "Linear", role = "attention-fused" }
+"l.{layer}.norm.weight" = { from = '"l.{layer}.norm" + 1', role = "norm" }
+"#;
+
+/// A checkpoint of one shard that exists nowhere: bytes are worked out when they are asked for.
+#[derive(Debug)]
+struct Fabricated {
+    config: Vec<u8>,
+    head: Vec<u8>,
+    size: u64,
+}
+
+impl Fabricated {
+    fn new(layers: u64) -> Self {
+        let (mut header, mut end) = (Map::new(), 0);
+        let mut add = |name: String, shape: &[u64]| {
+            let begin = end;
+            end += 2 * shape.iter().product::<u64>();
+            header.insert(name, json!({ "dtype": "BF16", "shape": shape, "data_offsets": [begin, end] }));
+        };
+        for layer in 0..layers {
+            for expert in 0..EXPERTS {
+                add(format!("l.{layer}.e.{expert}.gate_up"), &[HIDDEN, 2 * INNER]);
+            }
+            add(format!("l.{layer}.o"), &[HIDDEN, HIDDEN]);
+            add(format!("l.{layer}.norm"), &[HIDDEN]);
+        }
+        let header = serde_json::Value::Object(header).to_string().into_bytes();
+        let head = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+        let size = head.len() as u64 + end;
+        let config = json!({ "model_type": "own", "layers": layers, "experts": EXPERTS });
+        Self { config: config.to_string().into_bytes(), head, size }
+    }
+}
+
+impl Source for Fabricated {
+    fn location(&self) -> &'static str {
+        "nowhere"
+    }
+
+    fn list(&self) -> Result<Vec<FileEntry>> {
+        let files = [("config.json", self.config.len() as u64), ("model.safetensors", self.size)];
+        Ok(files.map(|(path, size)| FileEntry { path: path.to_owned(), size }).to_vec())
+    }
+
+    fn read_at(&self, path: &str, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let start = &(if path == "config.json" { &self.config } else { &self.head })[..];
+        let from_start = start.get(offset as usize..).unwrap_or(&[]);
+        let copied = from_start.len().min(buf.len());
+        buf[..copied].copy_from_slice(&from_start[..copied]);
+        // Any byte below 0x7F is fine as either half of a BF16; weights need not be sensible.
+        buf[copied..].fill((offset % 61) as u8 + 1);
+        Ok(())
+    }
+}
+
+/// The most memory that a run takes, without what was there before it, and what the plan says.
+fn peak(layers: u64, memory: Memory) -> (u64, u64) {
+    let checkpoint = Checkpoint::open(Arc::new(Fabricated::new(layers))).unwrap();
+    let family = Family::parse(FAMILY).unwrap();
+    let origin = Origin::family(&checkpoint, &family, None).unwrap();
+    let plan = Plan::new(&checkpoint, origin, &Options::default()).unwrap();
+    let schedule = plan.schedule(memory).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let stop = AtomicBool::new(false);
+    let before = LIVE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let output = folder.path();
+    Run { plan: &plan, checkpoint: &checkpoint, output, schedule, observer: &Silent, stop: &stop }
+        .execute()
+        .unwrap();
+    let peak = PEAK.load(Ordering::Relaxed) - before;
+    (peak as u64, plan.peak_memory(schedule))
+}
+
+/// What the plan sets aside for the program and its stacks, of which the allocator knows nothing;
+/// a little of it is for buffers that all runs have.
+const RESERVE: u64 = 22 << 20;
+
+#[test]
+fn a_run_stays_within_the_plan_and_does_not_grow_with_the_model() {
+    for (limit, threads) in [(32 << 20, 1), (40 << 20, 4), (256 << 20, 3)] {
+        let memory = Memory { limit, threads };
+        let (small, planned) = peak(2, memory);
+        assert!(planned <= limit, "{planned} bytes planned with {memory:?}");
+        assert!(small + RESERVE <= planned, "{small} bytes held, {planned} planned with {memory:?}");
+        let (large, planned) = peak(12, memory);
+        assert!(planned <= limit, "{planned} bytes planned with {memory:?}");
+        assert!(large + RESERVE <= planned, "{large} bytes held, {planned} planned with {memory:?}");
+        // Ten layers more: the tables grow, and how threads meet differs; the blocks do not add up.
+        assert!(
+            large < small + (1 << 20) + small / 4,
+            "{small} bytes of 2 layers, {large} of 12, {memory:?}"
+        );
+    }
+    let model = Arc::new(Fabricated::new(1));
+    let checkpoint = Checkpoint::open(model).unwrap();
+    let origin = Origin::family(&checkpoint, &Family::parse(FAMILY).unwrap(), None).unwrap();
+    let plan = Plan::new(&checkpoint, origin, &Options::default()).unwrap();
+    let refused = plan.schedule(Memory { limit: 1 << 20, threads: 1 });
+    assert!(matches!(refused, Err(Error::Memory { .. })), "{refused:?}");
+}

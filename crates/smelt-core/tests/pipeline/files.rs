@@ -1,0 +1,111 @@
+//! The files of an output, as readers other than smelt see them.
+
+use std::fs;
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+use smelt_core::plan::{Options, Plan};
+
+use crate::common::{Model, manifests};
+use crate::{Contents, PLENTY, open, plan, written};
+
+fn run(name: &str, shard_bytes: u64) -> (Plan, Contents) {
+    let checkpoint = open(&Model::manifest(name));
+    let plan = plan(&checkpoint, &Options { shard_bytes, ..Options::default() }).unwrap();
+    let output = written(&plan, &checkpoint, PLENTY);
+    (plan, output)
+}
+
+/// The header of a shard, as text.
+fn header(shard: &[u8]) -> &str {
+    let length = u64::from_le_bytes(shard[..8].try_into().unwrap()) as usize;
+    std::str::from_utf8(&shard[8..8 + length]).unwrap()
+}
+
+#[test]
+fn every_file_has_the_predicted_size() {
+    for entry in fs::read_dir(manifests()).unwrap() {
+        let name = entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
+        let (plan, output) = run(&name, 100_000);
+        let expected: Vec<_> = plan.shards.iter().map(|shard| (&shard.name, shard.bytes())).collect();
+        for (file, bytes) in &expected {
+            assert_eq!(output[*file].len() as u64, *bytes, "{name}: {file}");
+        }
+        let sides = plan.side_files.iter().map(|file| file.path.as_str());
+        let mut names: Vec<_> = expected.iter().map(|(file, _)| file.as_str()).chain(sides).collect();
+        names.extend(["config.json", "model.safetensors.index.json"]);
+        names.sort_unstable();
+        assert!(output.keys().eq(names.iter()), "{name}: {:?}", output.keys());
+        let shards: u64 = expected.iter().map(|(_, bytes)| bytes).sum();
+        assert_eq!(plan.totals.file_bytes, shards, "{name}");
+        assert_eq!(plan.totals.disk_bytes(), shards + 14, "{name}: the tokenizer has 14 bytes");
+    }
+}
+
+#[test]
+fn headers_are_sorted_aligned_and_of_mlx() {
+    let (plan, output) = run("qwen3_moe", 30_000);
+    for shard in &plan.shards {
+        let bytes = &output[&shard.name];
+        let read = SafeTensors::deserialize(bytes).unwrap();
+        let text = header(bytes);
+        assert!(text.starts_with(r#"{"__metadata__":{"format":"mlx"},"#), "{text}");
+        assert_eq!((8 + text.len()) % 8, 0, "the data is aligned");
+        let object: Value = serde_json::from_str(text).unwrap();
+        let names: Vec<_> = object.as_object().unwrap().keys().collect();
+        assert!(names.is_sorted(), "{names:?}");
+        assert_eq!(names.len(), read.len() + 1);
+        assert_eq!(serde_json::to_string(&object).unwrap(), text.trim_end(), "no spaces inside");
+    }
+}
+
+#[test]
+fn the_index_names_every_tensor_and_counts_as_mlx_does() {
+    let (plan, output) = run("qwen3_moe", 30_000);
+    let index: Value = serde_json::from_slice(&output["model.safetensors.index.json"]).unwrap();
+    let map = index["weight_map"].as_object().unwrap();
+    assert!(map.keys().is_sorted());
+    let mut bytes = 0;
+    let mut count = 0;
+    for shard in &plan.shards {
+        let read = SafeTensors::deserialize(&output[&shard.name]).unwrap();
+        for (name, view) in read.iter() {
+            assert_eq!(map[name], *shard.name);
+            (bytes, count) = (bytes + view.data().len(), count + 1);
+        }
+    }
+    assert_eq!(map.len(), count);
+    assert_eq!(index["metadata"]["total_size"], bytes);
+    // Parameters are those before quantization.
+    let source: u64 =
+        Model::manifest("qwen3_moe").tensors.iter().map(|(_, shape)| shape.iter().product::<u64>()).sum();
+    assert_eq!(index["metadata"]["total_parameters"], source);
+    let last = &plan.shards.last().unwrap().name;
+    let count = plan.shards.len();
+    assert_eq!(*last, format!("model-{count:05}-of-{count:05}.safetensors"));
+}
+
+#[test]
+fn the_config_keeps_its_text_and_gains_the_format() {
+    let (_, output) = run("qwen3_moe", 1 << 30);
+    let config: Value = serde_json::from_slice(&output["config.json"]).unwrap();
+    let source = Model::manifest("qwen3_moe").config;
+    for (key, value) in source.as_object().unwrap() {
+        assert_eq!(config[key], *value, "{key}");
+    }
+    let format = &config["quantization"];
+    assert_eq!(format["bits"], 4);
+    assert_eq!(format["group_size"], 64);
+    assert_eq!(format["mode"], "affine");
+    assert_eq!(format["model.layers.0.mlp.gate"]["bits"], 8, "the router keeps eight bits");
+    assert_eq!(config["quantization_config"], *format);
+    assert_eq!(output["tokenizer.json"], b"{\"tokens\": []}");
+}
+
+#[test]
+fn a_run_that_quantizes_nothing_says_nothing_of_formats() {
+    let checkpoint = open(&Model::manifest("llama"));
+    let plan = plan(&checkpoint, &Options { format: None, ..Options::default() }).unwrap();
+    let config: Value = serde_json::from_str(&plan.config).unwrap();
+    assert_eq!(config, Model::manifest("llama").config);
+}
