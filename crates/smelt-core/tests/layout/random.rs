@@ -243,7 +243,7 @@ impl Case {
             return None;
         }
         let node = self.graph.bitcast(id, dtype);
-        assert_eq!(node.is_ok(), bits % dtype.bits() == 0);
+        assert_eq!(node.is_ok(), bits.is_multiple_of(dtype.bits()));
         Some((node.ok()?, naive::bitcast(value, dtype)))
     }
 
