@@ -74,10 +74,12 @@ def expand(template: str) -> Iterator[str]:
 
 
 def _numbers(axis: str) -> list[str]:
-    if "-" not in axis:
-        return axis.split(",")
-    first, last = axis.split("-")
-    return [str(n) for n in range(int(first), int(last) + 1)]
+    """`0-3,5` -> 0, 1, 2, 3, 5."""
+    numbers: list[str] = []
+    for item in axis.split(","):
+        first, _, last = item.partition("-")
+        numbers += map(str, range(int(first), int(last or first) + 1))
+    return numbers
 
 
 def manifest_tensors(manifest: dict[str, Any], variant: Variant) -> list[Tensor]:

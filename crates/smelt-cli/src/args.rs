@@ -40,7 +40,7 @@ impl Command {
             Self::Quantize(args) => args.plan.json,
             Self::Plan(args) => args.json,
             Self::Inspect(args) => args.json,
-            Self::Families(args) => args.json,
+            Self::Families(args) => args.wants_json(),
             Self::Discover(_) => false,
         }
     }
@@ -217,6 +217,15 @@ pub(crate) struct FamiliesArgs {
     pub(crate) json: bool,
 }
 
+impl FamiliesArgs {
+    fn wants_json(&self) -> bool {
+        match &self.command {
+            Some(FamiliesCommand::Check(args)) => args.json,
+            _ => self.json,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum FamiliesCommand {
     /// List the families
@@ -272,6 +281,10 @@ pub(crate) struct CheckArgs {
     /// others]
     #[arg(long, value_enum)]
     pub(crate) library: Option<LibraryArg>,
+
+    /// Write a line of JSON for each checkpoint
+    #[arg(long)]
+    pub(crate) json: bool,
 
     /// Differences to print for each checkpoint
     #[arg(long, value_name = "N", default_value_t = 8)]

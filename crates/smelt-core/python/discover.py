@@ -52,8 +52,9 @@ VERSION = 1
 LITERAL_LIMIT = 16 << 20
 PACKAGES = {"mlx-lm": "mlx_lm", "mlx-vlm": "mlx_vlm"}
 INDEX_NAME = "model.safetensors.index.json"
-# Keys by which a config names Python files of the checkpoint.
-CODE_KEYS = {"model_file", "auto_map", "trust_remote_code"}
+# Keys by which a config names Python files of the checkpoint; some config classes insist on an
+# `auto_map`, so that one stays, empty.
+CODE_KEYS = {"model_file", "trust_remote_code"}
 NETWORK_EVENTS = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}
 
 # MLX's dtypes in the spelling of safetensors headers.
@@ -238,18 +239,6 @@ def holds_proxy(value: Any) -> bool:
     return False
 
 
-def replace(change: Callable[[Any], Any], value: Any) -> Any:
-    """`value` with every stand-in changed."""
-    kind = type(value)
-    if kind is Proxy:
-        return change(value)
-    if kind is tuple or kind is list:
-        return kind(replace(change, v) for v in value)
-    if kind is dict:
-        return {k: replace(change, v) for k, v in value.items()}
-    return value
-
-
 # ---------------------------------------------------------------------------------------
 # The recorder: what an operation on stand-ins becomes
 # ---------------------------------------------------------------------------------------
@@ -311,8 +300,17 @@ class Recorder:
 
     def ask(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """What MLX makes of these arguments: shape and dtype of the result, or its error."""
-        lazy = functools.partial(replace, lambda proxy: self.lazy(proxy.node))
-        return self.real[name](*lazy(args), **lazy(kwargs))
+        positional = [self.lazily(value) for value in args]
+        return self.real[name](*positional, **{k: self.lazily(v) for k, v in kwargs.items()})
+
+    def lazily(self, value: Any) -> Any:
+        """`value` with lazy arrays for its stand-ins, at any depth of lists, tuples and dicts."""
+        kind = type(value)
+        if kind is Proxy:
+            return self.lazy(value.node)
+        if kind is tuple or kind is list:
+            return kind([self.lazily(v) for v in value])
+        return {k: self.lazily(v) for k, v in value.items()} if kind is dict else value
 
     def like(self, result: Any) -> tuple[str, Shape]:
         return self.spelling[result.dtype], tuple(result.shape)
@@ -430,13 +428,14 @@ class Recorder:
         attributes = [("fn", name), ("args", json.dumps(self.encode(name, args, inputs)))]
         if kwargs:
             attributes.append(("kwargs", json.dumps(self.encode(name, kwargs, inputs))))
-        outputs = [result] if isinstance(result, self.array_type) else result
+        single = isinstance(result, self.array_type)
+        outputs = [result] if single else result
         if not isinstance(outputs, (list, tuple)):
             raise ValueDependent(f"`{name}` of a tensor is a plain value")
         call = self.node("call", tuple(inputs), *self.like(outputs[0]), *attributes)
-        if outputs is not result:
-            return type(result)(self.pick(call, i, out) for i, out in enumerate(outputs))
-        return Proxy(call)
+        if single:
+            return Proxy(call)
+        return type(result)(self.pick(call, i, out) for i, out in enumerate(outputs))
 
     def pick(self, node: Node, index: int, result: Any) -> Proxy:
         return Proxy(self.node("get", (node,), *self.like(result), ("index", index)))
@@ -973,7 +972,8 @@ def isolate() -> None:
 def without_code(value: Any) -> Any:
     """A config without the keys that make a library import Python from the checkpoint."""
     if isinstance(value, dict):
-        return {k: without_code(v) for k, v in value.items() if k not in CODE_KEYS}
+        rest = {k: without_code(v) for k, v in value.items() if k not in CODE_KEYS}
+        return rest | {"auto_map": {}} if "auto_map" in rest else rest
     return [without_code(v) for v in value] if isinstance(value, list) else value
 
 
@@ -1138,7 +1138,7 @@ def describe_model(
 ) -> dict[str, Any]:
     """What only the live model can tell: what it expects and what it wants quantized."""
     both = [name for name in weights if name in parameters]
-    keep = getattr(model, "cast_predicate", None)
+    keep, keep_error = kept_dtypes(model, parameters)
     answer = {
         "parameters": {name: list(value.shape) for name, value in parameters.items()},
         "missing": sorted(name for name in parameters if name not in weights),
@@ -1146,7 +1146,8 @@ def describe_model(
         "mismatched": sorted(
             n for n in both if tuple(weights[n].shape) != tuple(parameters[n].shape)
         ),
-        "keep_dtype": [n for n in parameters if not keep(n)] if keep else [],
+        "keep_dtype": keep,
+        "keep_dtype_error": keep_error,
         "modules": [],
         "quantized": [],
         "skipped": [],
@@ -1163,6 +1164,15 @@ def describe_model(
                 {"path": path} | {f: plain(getattr(module, f, None)) for f in fields}
             )
     return answer
+
+
+def kept_dtypes(model: Any, parameters: Iterable[str]) -> tuple[list[str], str | None]:
+    """The parameters that a convert does not cast, or the library's own error about them."""
+    try:
+        keep = getattr(model, "cast_predicate", None)
+        return [name for name in parameters if not keep(name)] if keep else [], None
+    except Exception as error:
+        return [], f"{type(error).__name__}: {error}"
 
 
 def leaf_modules(model: Any) -> Iterator[tuple[str, Any]]:

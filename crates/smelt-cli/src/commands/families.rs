@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 use smelt_core::checkpoint::Checkpoint;
 use smelt_core::layout::learn::learn;
-use smelt_core::layout::{Family, differences, family};
+use smelt_core::layout::{Family, differences, family, fingerprint};
 use smelt_core::plan::{Origin, family_of};
 use smelt_core::source::ManifestSource;
 
@@ -21,7 +21,7 @@ pub(crate) fn run(args: &FamiliesArgs, printer: &Printer) -> anyhow::Result<()> 
     match &args.command {
         None | Some(FamiliesCommand::List) => list(printer),
         Some(FamiliesCommand::Show { name }) => show(name),
-        Some(FamiliesCommand::Check(args)) => check(args),
+        Some(FamiliesCommand::Check(args)) => check(args, printer),
         Some(FamiliesCommand::Learn(args)) => learn_family(args),
     }
 }
@@ -89,20 +89,17 @@ fn learn_family(args: &LearnArgs) -> anyhow::Result<()> {
 const SHOWN: usize = 8;
 
 /// Compares what a family makes of each checkpoint with what the library does.
-fn check(args: &CheckArgs) -> anyhow::Result<()> {
+fn check(args: &CheckArgs, printer: &Printer) -> anyhow::Result<()> {
     let own = args.family.as_deref().map(read_family).transpose()?;
     let mut failed = 0;
     for model in &args.models {
-        let found = check_model(model, own.as_ref(), args);
-        let verdict = match &found {
-            Ok(found) if found.is_empty() => "equal".to_owned(),
-            Ok(found) => format!("{} differences", found.len()),
-            Err(error) => format!("{error:#}"),
-        };
-        printer::data(&format!("{}: {verdict}\n", model.display()));
-        let shown = found.as_deref().unwrap_or_default();
-        shown.iter().take(args.show).for_each(|line| printer::data(&format!("  {line}\n")));
-        failed += usize::from(!found.is_ok_and(|found| found.is_empty()));
+        let checked = check_model(model, own.as_ref(), args);
+        failed += usize::from(!checked.as_ref().is_ok_and(Checked::is_equal));
+        if printer.is_json() {
+            printer::data(&format!("{}\n", checked_json(model, &checked)));
+        } else {
+            tell(model, &checked, args.show);
+        }
     }
     if failed > 0 {
         bail!("{failed} of {} checkpoints differ", args.models.len());
@@ -110,13 +107,58 @@ fn check(args: &CheckArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check_model(model: &Path, own: Option<&Family>, args: &CheckArgs) -> anyhow::Result<Vec<String>> {
+/// What a family makes of a checkpoint beside what the library does.
+struct Checked {
+    family: String,
+    library: String,
+    fingerprint: String,
+    differences: Vec<String>,
+}
+
+impl Checked {
+    fn is_equal(&self) -> bool {
+        self.differences.is_empty()
+    }
+}
+
+fn check_model(model: &Path, own: Option<&Family>, args: &CheckArgs) -> anyhow::Result<Checked> {
     let checkpoint = open_or_manifest(model)?;
     let family = family_of(&checkpoint, own)?;
     let trace = discover::trace(&checkpoint, &args.python, args.library)?;
     let discovered = Origin::discovered(&checkpoint, &trace)?.layout;
     let written = Origin::family(&checkpoint, family, Some(&trace.library))?.layout;
-    Ok(differences(&written, &discovered).iter().map(ToString::to_string).collect())
+    Ok(Checked {
+        family: family.name.clone(),
+        library: trace.library,
+        fingerprint: fingerprint(&written, &checkpoint),
+        differences: differences(&written, &discovered).iter().map(ToString::to_string).collect(),
+    })
+}
+
+fn checked_json(model: &Path, checked: &anyhow::Result<Checked>) -> Value {
+    let model = model.display().to_string();
+    match checked {
+        Ok(checked) => json!({
+            "model": model,
+            "family": checked.family,
+            "library": checked.library,
+            "fingerprint": checked.fingerprint,
+            "differences": checked.differences,
+        }),
+        Err(error) => json!({ "model": model, "error": format!("{error:#}") }),
+    }
+}
+
+fn tell(model: &Path, checked: &anyhow::Result<Checked>, show: usize) {
+    let (verdict, lines) = match checked {
+        Ok(checked) if checked.is_equal() => ("equal".to_owned(), &[][..]),
+        Ok(checked) => (format!("{} differences", checked.differences.len()), &checked.differences[..]),
+        Err(error) => (format!("{error:#}"), &[][..]),
+    };
+    printer::data(&format!("{}: {verdict}\n", model.display()));
+    for line in lines.iter().take(show) {
+        printer::data(&format!("  {line}\n"));
+    }
 }
 
 /// Opens a directory, or a manifest that stands for one.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+use super::catalog::Catalog;
 use super::graph::{Graph, NodeId, Op};
 use super::{Layout, Output};
 use crate::layout::op::Node;
@@ -100,6 +101,46 @@ impl Equality<'_> {
         }
         same
     }
+}
+
+/// Tells layouts apart in a few digits: the same for every parameter made and treated in the same way
+/// from tensors of the same names, in any order.
+pub fn fingerprint(layout: &Layout, catalog: &dyn Catalog) -> String {
+    let mut known = HashMap::new();
+    let mut lines: Vec<String> = layout
+        .outputs
+        .iter()
+        .map(|output| {
+            let value = node_hash(&layout.graph, output.node, catalog, &mut known).to_hex();
+            format!("{} {value} {}", output.name, treatment(output))
+        })
+        .collect();
+    lines.sort_unstable();
+    blake3::hash(lines.join("\n").as_bytes()).to_hex()[..16].to_owned()
+}
+
+fn node_hash(
+    graph: &Graph,
+    id: NodeId,
+    catalog: &dyn Catalog,
+    known: &mut HashMap<NodeId, blake3::Hash>,
+) -> blake3::Hash {
+    if let Some(hash) = known.get(&id) {
+        return *hash;
+    }
+    let node = graph.node(id);
+    let mut hasher = blake3::Hasher::new();
+    match node.op {
+        Op::Source(tensor) => hasher.update(catalog.info(tensor).name.as_bytes()),
+        _ => hasher.update(format!("{:?}", node.op.without_inputs()).as_bytes()),
+    };
+    hasher.update(format!(" {} {:?}", node.dtype, node.shape).as_bytes());
+    for input in node.op.inputs() {
+        hasher.update(node_hash(graph, input, catalog, known).as_bytes());
+    }
+    let hash = hasher.finalize();
+    known.insert(id, hash);
+    hash
 }
 
 /// Whether two nodes are the same but for their inputs.

@@ -453,6 +453,10 @@ impl TraceNode {
     fn number(&self, key: &str) -> Result<f64, String> {
         match self.attributes.get(key) {
             Some(Value::Bool(value)) => Ok(f64::from(u8::from(*value))),
+            // JSON has no NaN and no infinities: they come as the words that Rust reads as well.
+            Some(Value::String(text)) => {
+                text.parse().map_err(|_| format!("{}: `{text}` is no number", self.op))
+            }
             _ => self.attribute(key),
         }
     }

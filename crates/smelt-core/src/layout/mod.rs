@@ -21,7 +21,7 @@ mod regroup;
 mod role;
 mod spread;
 
-pub use compare::{Difference, differences};
+pub use compare::{Difference, differences, fingerprint};
 pub use family::Family;
 pub use graph::{Graph, NodeId};
 pub use role::Role;

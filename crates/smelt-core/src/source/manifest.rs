@@ -1,8 +1,10 @@
 //! A checkpoint without weights, made from a list of its tensors.
 //!
-//! A manifest is one JSON file: `{"config": {…}, "files": {file: {tensor: [dtype, shape]}}}`. It is
-//! enough to plan, to discover a layout and to check a family; the weights read as zeros. This is
-//! how hundreds of architectures fit into a test.
+//! A manifest is one JSON file: `{"config": {…}, "files": {file: {tensor: [dtype, shape]}}}`, or
+//! shorter `{"config": {…}, "tensors": {names: shape}}`, where names that differ in numbers are one line
+//! (`model.layers.{0-3,5}.mlp.gate.weight`) and a shape stands for BF16 unless a dtype comes before it:
+//! `["F32", [4]]`. It is enough to plan, to discover a layout and to check a family; the weights read
+//! as zeros. This is how hundreds of architectures fit into a test.
 
 use std::collections::BTreeMap;
 
@@ -21,10 +23,22 @@ pub struct ManifestSource {
     files: BTreeMap<String, (Vec<u8>, u64)>,
 }
 
+type Tensors = BTreeMap<String, (DType, Vec<u64>)>;
+
 #[derive(Deserialize)]
 struct Manifest {
     config: Value,
-    files: BTreeMap<String, BTreeMap<String, (DType, Vec<u64>)>>,
+    #[serde(default)]
+    files: BTreeMap<String, Tensors>,
+    #[serde(default)]
+    tensors: BTreeMap<String, Shape>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum Shape {
+    Plain(Vec<u64>),
+    Typed(DType, Vec<u64>),
 }
 
 impl ManifestSource {
@@ -40,12 +54,43 @@ impl ManifestSource {
         for (file, tensors) in manifest.files {
             files.insert(file, shard(&tensors));
         }
+        if !manifest.tensors.is_empty() {
+            files.insert("model.safetensors".to_owned(), shard(&expanded(manifest.tensors)));
+        }
         Ok(Self { location: name.to_owned(), files })
     }
 }
 
+/// Every tensor by its own name.
+fn expanded(lines: BTreeMap<String, Shape>) -> Tensors {
+    let mut tensors = Tensors::new();
+    for (names, shape) in lines {
+        let typed = match shape {
+            Shape::Plain(shape) => (DType::BF16, shape),
+            Shape::Typed(dtype, shape) => (dtype, shape),
+        };
+        tensors.extend(expand(&names).into_iter().map(|name| (name, typed.clone())));
+    }
+    tensors
+}
+
+/// `a.{0-2,5}.b` is `a.0.b`, `a.1.b`, `a.2.b` and `a.5.b`; several ranges multiply.
+fn expand(names: &str) -> Vec<String> {
+    let Some((before, rest)) = names.split_once('{') else {
+        return vec![names.to_owned()];
+    };
+    let (list, after) = rest.split_once('}').unwrap_or((rest, ""));
+    let tails = expand(after);
+    let numbers = list.split(',').flat_map(|item| {
+        let (first, last) = item.split_once('-').unwrap_or((item, item));
+        let number = |text: &str| text.parse::<u32>().unwrap_or(0);
+        number(first)..=number(last)
+    });
+    numbers.flat_map(|number| tails.iter().map(move |tail| format!("{before}{number}{tail}"))).collect()
+}
+
 /// The header of a shard that holds these tensors, and the size of the file.
-fn shard(tensors: &BTreeMap<String, (DType, Vec<u64>)>) -> (Vec<u8>, u64) {
+fn shard(tensors: &Tensors) -> (Vec<u8>, u64) {
     let mut entries = serde_json::Map::new();
     let mut end = 0;
     for (name, (dtype, shape)) in tensors {
@@ -88,5 +133,26 @@ impl Source for ManifestSource {
         let len = known.len().min(buf.len());
         buf[..len].copy_from_slice(&known[..len]);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_multiply() {
+        let names = expand("a.{0-1}.b.{3,5-6}.c");
+        assert_eq!(names, ["a.0.b.3.c", "a.0.b.5.c", "a.0.b.6.c", "a.1.b.3.c", "a.1.b.5.c", "a.1.b.6.c"]);
+    }
+
+    #[test]
+    fn a_manifest_opens_as_a_checkpoint() {
+        let text = r#"{"config": {"model_type": "x"}, "tensors": {"w.{0-1}": [2, 3], "s": ["F32", []]}}"#;
+        let source = ManifestSource::parse("x.json", text).unwrap();
+        let checkpoint = crate::checkpoint::Checkpoint::open(std::sync::Arc::new(source)).unwrap();
+        let shown: Vec<String> =
+            checkpoint.tensors().iter().map(|t| format!("{} {} {:?}", t.name, t.dtype, t.shape)).collect();
+        assert_eq!(shown, ["s F32 []", "w.0 BF16 [2, 3]", "w.1 BF16 [2, 3]"]);
     }
 }
