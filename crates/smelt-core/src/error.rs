@@ -171,7 +171,10 @@ pub enum Error {
         dtype: String,
     },
     /// A shape whose elements or bits do not fit 64 bits.
-    #[error("the tensor `{tensor}` in `{file}` has a shape too large to count: {shape:?}")]
+    #[error(
+        "the tensor `{tensor}` in `{file}` has a shape too large to count: {shape:?}; \
+         download it again"
+    )]
     ShapeOverflow {
         /// The shard.
         file: String,
@@ -261,7 +264,7 @@ pub enum Error {
         source: std::str::Utf8Error,
     },
     /// A JSON file that holds something else than an object.
-    #[error("`{file}` holds no JSON object")]
+    #[error("`{file}` holds no JSON object; download it again")]
     NotAnObject {
         /// The file.
         file: String,
@@ -502,7 +505,7 @@ pub enum Error {
         tensor: String,
     },
     /// A budget in which the work does not fit.
-    #[error("`{tensor}` needs at least {} of memory; give `--max-memory` as much", bytes(*.needed))]
+    #[error("`{tensor}` needs at least {} of memory; give `--max-memory` as much", whole_mebibytes(*.needed))]
     Memory {
         /// The parameter with the largest smallest block.
         tensor: String,
@@ -515,6 +518,12 @@ pub enum Error {
     #[error("the output directory `{path}` is not empty; remove it or choose another with `-o`")]
     NotEmpty {
         /// The directory.
+        path: PathBuf,
+    },
+    /// An output directory that is a file.
+    #[error("the output `{path}` is not a directory; choose another with `-o`")]
+    OutputNotADirectory {
+        /// The path.
         path: PathBuf,
     },
     /// An output directory inside the source.
@@ -593,9 +602,15 @@ fn bytes(bytes: u64) -> String {
     crate::units::bytes(bytes)
 }
 
+/// A size for people to type: rounded up, so that it is enough.
+fn whole_mebibytes(bytes: u64) -> String {
+    crate::units::bytes(bytes.next_multiple_of(1 << 20))
+}
+
 /// The second half of [`Error::NoWeights`].
 fn other_weights(other: Option<&str>) -> String {
-    other.map_or_else(String::new, |file| {
+    let unfinished = || "; finish the download".to_owned();
+    other.map_or_else(unfinished, |file| {
         format!("; `{file}` is in a format that smelt does not read, get or make the safetensors")
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use serde_json::json;
 use smelt_core::Error;
 use smelt_core::pipeline::{Run, check_outside, free_space};
@@ -36,9 +36,7 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
     let result = run.execute();
     progress.clear();
     match result {
-        Err(error @ Error::Interrupted) => {
-            Err(error).context(format!("stopped; nothing is left behind in `{}`", output.display()))
-        }
+        Err(Error::Interrupted) => Err(anyhow!("stopped; nothing is left behind in `{}`", output.display())),
         Err(error) => Err(error.into()),
         Ok(()) => {
             summary(plan, &output, started, printer);

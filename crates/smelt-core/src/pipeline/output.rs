@@ -29,6 +29,9 @@ pub(super) struct OutputDir {
 impl OutputDir {
     /// Makes the directory, or takes an empty one.
     pub(super) fn create(path: &Path) -> Result<Self> {
+        if path.exists() && !path.is_dir() {
+            return Err(Error::OutputNotADirectory { path: path.to_owned() });
+        }
         let above = path.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
         let created = above.map(Path::to_owned).collect();
         fs::create_dir_all(path).map_err(write_error(path))?;

@@ -73,7 +73,7 @@ impl Override {
             "keep" => None,
             choice => Some(parse_format(choice, base).map_err(error)?),
         };
-        let pattern = Regex::new(pattern).map_err(|why| error(why.to_string()))?;
+        let pattern = Regex::new(pattern).map_err(|why| error(no_pattern(&why)))?;
         Ok(Self { pattern, format, text: text.to_owned() })
     }
 }
@@ -82,6 +82,13 @@ impl fmt::Display for Override {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.text)
     }
+}
+
+/// Why a pattern is none, in a line: the parser draws a picture first.
+fn no_pattern(why: &regex::Error) -> String {
+    let text = why.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    format!("the pattern is no regular expression: {}", last.trim_start_matches("error: "))
 }
 
 fn parse_format(text: &str, base: Option<Format>) -> Result<Format, String> {

@@ -167,7 +167,7 @@ fn an_output_with_something_in_it_is_left_alone() {
     assert!(matches!(error, Error::NotEmpty { .. }), "{error}");
     assert_eq!(contents(folder.path()).len(), 1);
     let error = execute(&plan, &checkpoint, PLENTY, &folder.path().join("mine")).unwrap_err();
-    assert!(matches!(error, Error::Write { .. }), "a file is no directory: {error}");
+    assert!(matches!(error, Error::OutputNotADirectory { .. }), "a file is no directory: {error}");
     assert_eq!(contents(folder.path())["mine"], b"mine");
 }
 

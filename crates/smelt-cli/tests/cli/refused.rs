@@ -1,0 +1,196 @@
+//! Sound files that can't become what was asked.
+
+use std::fs;
+
+use insta::assert_snapshot;
+use serde_json::json;
+
+use crate::{Model, Place};
+
+fn changed(name: &str, change: impl FnOnce(&mut Model)) -> String {
+    Place::with(name, change).quantize_refusal()
+}
+
+fn shape<'a>(model: &'a mut Model, name: &str) -> &'a mut Vec<u64> {
+    &mut model.tensors.iter_mut().find(|(tensor, _)| tensor == name).unwrap().1
+}
+
+fn asked(options: &str) -> String {
+    Place::with("llama", |_| {}).refusal(&format!("quantize model -o out {options}"))
+}
+
+#[test]
+fn shapes_against_the_config() {
+    assert_snapshot!(changed("llama", |model| *shape(model, "model.norm.weight") = vec![64]), @"
+    error: the checkpoint does not fit the family `llama`:
+      `model.norm.weight` has shape [64], but config.json asks for [128]
+    ");
+    assert_snapshot!(changed("llama", |model| drop(model.config.as_object_mut().unwrap().remove("hidden_size"))), @"
+    error: the checkpoint does not fit the family `llama`:
+      `model.embed_tokens.weight`: `hidden_size` is missing in config.json
+      `model.layers.0.input_layernorm.weight`: `hidden_size` is missing in config.json
+      `model.layers.0.mlp.down_proj.weight`: `hidden_size` is missing in config.json
+      `model.layers.0.mlp.gate_proj.weight`: `hidden_size` is missing in config.json
+      `model.layers.0.mlp.up_proj.weight`: `hidden_size` is missing in config.json
+      `model.layers.0.post_attention_layernorm.weight`: `hidden_size` is missing in config.json
+      `model.layers.0.self_attn.k_proj.weight`: `hidden_size` is missing in config.json
+      `model.layers.0.self_attn.o_proj.weight`: `hidden_size` is missing in config.json
+      `model.layers.0.self_attn.q_proj.weight`: `hidden_size` is missing in config.json
+      `model.layers.0.self_attn.v_proj.weight`: `hidden_size` is missing in config.json
+      `model.layers.1.input_layernorm.weight`: `hidden_size` is missing in config.json
+      `model.layers.1.mlp.down_proj.weight`: `hidden_size` is missing in config.json
+      and 27 more
+    ");
+}
+
+#[test]
+fn experts() {
+    let name = "model.layers.1.mlp.experts.2.up_proj.weight";
+    assert_snapshot!(changed("qwen3_moe", |model| model.tensors.retain(|(tensor, _)| tensor != name)), @"
+    error: the checkpoint does not fit the family `qwen3_moe`:
+      `model.layers.1.mlp.experts.2.up_proj.weight` is missing, of which `model.layers.1.mlp.switch_mlp.up_proj.weight` is made
+    ");
+    assert_snapshot!(changed("qwen3_moe", |model| *shape(model, name) = vec![32, 128]), @"
+    error: the checkpoint does not fit the family `qwen3_moe`:
+      `model.layers.1.mlp.switch_mlp.up_proj.weight`: `model.layers.1.mlp.experts.2.up_proj.weight`: part 2 has shape [32, 128] and dtype BF16 where the first has [64, 128] and BF16
+    ");
+}
+
+#[test]
+fn models_that_smelt_does_not_know() {
+    let said = changed("llama", |model| model.config["model_type"] = json!("llama9"));
+    assert!(said.starts_with("error: smelt has no family for the model type `llama9` (it has "), "{said}");
+    assert!(said.contains("--discover") && said.contains("--family"), "{said}");
+    assert_snapshot!(changed("llama", |model| model.tensors.push(("model.sinks".to_owned(), vec![4]))), @"
+    error: the checkpoint does not fit the family `llama`:
+      no rule takes `model.sinks`
+    ");
+}
+
+#[test]
+fn weights_that_are_quantized_already() {
+    let quantized = |block: serde_json::Value| changed("llama", |model| model.config["quantization"] = block);
+    assert_snapshot!(quantized(json!({"group_size": 64, "bits": 4})), @"error: the weights are already quantized by MLX (affine, 4 bits, group size 64); quantizing them again would lose more: take the original checkpoint");
+    let gptq =
+        |model: &mut Model| model.config["quantization_config"] = json!({"quant_method": "gptq", "bits": 4});
+    assert_snapshot!(changed("llama", gptq), @"error: the weights are already quantized (gptq); smelt does not read this storage format yet: take the BF16 checkpoint");
+}
+
+#[test]
+fn rows_that_do_not_divide() {
+    let place = Place::with("llama_odd_width", |_| {});
+    assert_snapshot!(place.refusal("quantize model -o out --strict"), @"error: `model.embed_tokens` is not quantized: its rows of 96 do not divide into groups of 64; without `--strict` this is allowed");
+    assert_snapshot!(place.run("quantize model -o out"), @"
+    exit 0
+    --- stderr
+    warning: `model.embed_tokens` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.0.mlp.gate_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.0.mlp.up_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.0.self_attn.k_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.0.self_attn.o_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.0.self_attn.q_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.0.self_attn.v_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.1.mlp.gate_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.1.mlp.up_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.1.self_attn.k_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.1.self_attn.o_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.1.self_attn.q_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.1.self_attn.v_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.2.mlp.gate_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.2.mlp.up_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.2.self_attn.k_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.2.self_attn.o_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.2.self_attn.q_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.2.self_attn.v_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.3.mlp.gate_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.3.mlp.up_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.3.self_attn.k_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.3.self_attn.o_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.3.self_attn.q_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.layers.3.self_attn.v_proj` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `lm_head` is not quantized: its rows of 96 do not divide into groups of 64
+    done: 818 KiB → 714 KiB in `out`, 13.975 bits per weight, [time, rate, memory]
+    ");
+}
+
+#[test]
+fn outputs_in_the_wrong_place() {
+    let place = Place::with("llama", |_| {});
+    assert_snapshot!(place.refusal("quantize model -o model/out"), @"error: the output directory `model/out` lies inside the source; choose another with `-o`");
+    assert!(!place.path("model/out").exists());
+    place.write("full/mine", b"mine");
+    assert_snapshot!(place.refusal("quantize model -o full"), @"error: the output directory `full` is not empty; remove it or choose another with `-o`");
+    assert_eq!(fs::read_dir(place.path("full")).unwrap().count(), 1);
+    assert_snapshot!(place.refusal("quantize model -o full/mine"), @"error: the output `full/mine` is not a directory; choose another with `-o`");
+}
+
+#[test]
+fn options_that_make_no_sense() {
+    assert_snapshot!(asked("--override down_proj"), @"error: override `down_proj`: there is no `=` between pattern and format");
+    assert_snapshot!(asked("--override (=4"), @"error: override `(=4`: the pattern is no regular expression: unclosed group");
+    assert_snapshot!(asked("--override down_proj=7"), @"error: override `down_proj=7`: mode affine has 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128, not 7 bits in groups of 64");
+    assert_snapshot!(asked("--override nothing=6 --strict"), @"error: override `nothing=6` matches no module that can be quantized; without `--strict` this is allowed");
+    assert_snapshot!(asked("--bits 7"), @"error: mode affine has 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128, not 7 bits in groups of 64");
+    assert_snapshot!(asked("--mode mxfp4 --group-size 64"), @"error: mode mxfp4 has 4 bits in groups of 32, not 4 bits in groups of 64");
+    assert_snapshot!(asked("--mode int4"), @"
+    error: invalid value 'int4' for '--mode <MODE>'
+      [possible values: affine, mxfp4, mxfp8, nvfp4, none]
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(asked("--max-memory lots"), @"
+    error: invalid value 'lots' for '--max-memory <SIZE>': a size such as 64MiB, 1.5G or 4096 is needed
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(asked("--max-memory 1MiB"), @"error: `lm_head.weight` needs at least 25.0 MiB of memory; give `--max-memory` as much");
+    assert_snapshot!(asked("--threads 0"), @"
+    error: invalid value '0' for '--threads <N>': 0 is not in 1..=1024
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(asked("--frobnicate"), @"
+    error: unexpected argument '--frobnicate' found
+
+      tip: to pass '--frobnicate' as a value, use '-- --frobnicate'
+
+    Usage: smelt quantize --output <DIR> <MODEL>
+
+    For more information, try '--help'.
+    ");
+}
+
+#[test]
+fn family_files() {
+    let place = Place::with("llama", |_| {});
+    assert_snapshot!(place.refusal("quantize model -o out --family own.toml"), @"
+    error: cannot read the family file `own.toml`
+      caused by: [os error]
+    ");
+    place.write("own.toml", b"name = \"own\"\ntitle = 3\n");
+    assert_snapshot!(place.refusal("quantize model -o out --family own.toml"), @"
+    error: the family file `own.toml` is not valid
+      caused by: TOML parse error at line 2, column 9
+      |
+    2 | title = 3
+      |         ^
+    invalid type: integer `3`, expected a string
+    ");
+    let head = "name = \"own\"\ntitle = \"Own\"\nmodel_types = []\n[[group]]\n[group.tensors]\n";
+    place.write("own.toml", format!("{head}\"w\" = {{ role = \"other\", shape = \"a b\" }}\n").as_bytes());
+    assert_snapshot!(place.refusal("quantize model -o out --family own.toml"), @"
+    error: the family file `own.toml` is not valid
+      caused by: in `w`: `,` or the closing bracket expected at column 4 of `[a b]`
+    ");
+}
+
+#[test]
+fn an_error_is_an_event_as_well() {
+    let place = Place::new();
+    let output = place.output("quantize model -o out --json");
+    assert_eq!(output.status.code(), Some(1));
+    let event: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(event["type"], "error");
+    assert_eq!(event["data"]["message"], "cannot open the directory `model`");
+    assert_eq!(event["data"]["causes"].as_array().unwrap().len(), 1);
+}

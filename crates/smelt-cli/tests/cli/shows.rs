@@ -1,0 +1,276 @@
+//! Commands that only tell something.
+
+use insta::assert_snapshot;
+use serde_json::Value;
+
+use crate::{Place, sample};
+
+fn json(place: &Place, args: &str) -> Value {
+    let output = place.output(args);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn help() {
+    let place = Place::new();
+    assert_snapshot!(place.run("--help"), @"
+    exit 0
+    --- stdout
+    Turn a Hugging Face checkpoint into a quantized MLX model, in bounded memory
+
+    Usage: smelt <COMMAND>
+
+    Commands:
+      quantize  Write a quantized model
+      plan      Show what `quantize` would write, without reading a weight
+      inspect   Say what a checkpoint is, and what would be in the way
+      discover  Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a
+                weight
+      families  List the model families that smelt knows
+      help      Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help     Print help
+      -V, --version  Print version
+    ");
+    let version = place.run("--version");
+    assert_eq!(version, format!("exit 0\n--- stdout\nsmelt {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn help_of_quantize() {
+    let place = Place::new();
+    assert_snapshot!(place.run("quantize --help"), @"
+    exit 0
+    --- stdout
+    Write a quantized model
+
+    Usage: smelt quantize [OPTIONS] <MODEL>
+
+    Arguments:
+      <MODEL>
+              Directory of the checkpoint: config.json, safetensors shards, tokenizer files
+
+    Options:
+      -o, --output <DIR>
+              Directory to write, new or empty [default: the checkpoint's name with -4bit, -mxfp4 and so
+              on, beside it]
+
+          --dry-run
+              Show the plan and stop before anything is written
+
+          --strict
+              Fail where something could only be done differently from what was asked
+
+          --allow-nonfinite
+              Go on when a weight holds NaN or infinity
+
+          --json
+              Write JSON to standard output (docs/json.md describes it)
+
+      -h, --help
+              Print help (see a summary with '-h')
+
+    How weights are stored:
+          --bits <N>
+              Bits of a weight: 2, 3, 4, 5, 6 or 8. Four is the usual choice; below, large models suffer
+              least [default: 4, or what the mode has]
+
+          --group-size <N>
+              Weights that share a scale: 32, 64 or 128. Smaller is more exact, larger and slower
+              [default: 64, or what the mode has]
+
+          --mode <MODE>
+              How codes become weights: `affine` fits most; the others store what newer hardware
+              multiplies directly; `none` converts names and layout only
+
+              Possible values:
+              - affine: Integer codes with a scale and a bias for each group
+              - mxfp4:  4-bit floats, groups of 32
+              - mxfp8:  8-bit floats, groups of 32
+              - nvfp4:  4-bit floats, groups of 16
+              - none:   Nothing is quantized
+              
+              [default: affine]
+
+          --rounding <ROUNDING>
+              Whose ties are followed: `gpu` gives the bits that a Mac writes, `cpu` those that MLX
+              writes on a CPU
+
+              Possible values:
+              - cpu: Halves to even
+              - gpu: Halves away from zero
+              
+              [default: gpu]
+
+          --override <REGEX=BITS[:GROUP[:MODE]]|keep>
+              Store modules whose path matches REGEX in another format, or as they are with `keep`. Can
+              be repeated; the last match wins
+
+          --vision-bits <N>
+              Bits of what sees or hears, which is left as it is without this
+
+          --dtype <DTYPE>
+              Type of scales and of what is not quantized: `keep` leaves the checkpoint's, `f16` suits
+              M1 and M2
+
+              Possible values:
+              - keep: As in the checkpoint
+              - bf16: bfloat16
+              - f16:  IEEE half
+              - f32:  IEEE single
+              
+              [default: keep]
+
+    How names and shapes are mapped:
+          --family <FILE>
+              Use this family file instead of the ones inside smelt, for an architecture of your own
+
+          --target <TARGET>
+              Library that is to load the result [default: mlx-vlm for a checkpoint with vision or
+              audio, mlx-lm for others]
+
+              Possible values:
+              - mlx-lm:  Language models
+              - mlx-vlm: Models that see or hear
+
+          --text-only
+              Leave out what sees or hears: the same as `--target mlx-lm`
+
+          --python <PATH>
+              Python that has mlx-lm or mlx-vlm installed, for `--discover`
+              
+              [default: python3]
+
+          --layout <FILE>
+              Use a layout that `smelt discover` wrote for this checkpoint
+
+          --discover
+              Ask the installed library for the layout, for an architecture that smelt has no family for
+
+    Resources:
+          --max-memory <SIZE>
+              Memory for the whole process, such as 64MiB or 4G: more lets more blocks be on their way
+              at once [default: 1GiB or a quarter of what is free, whichever is less]
+
+          --threads <N>
+              Threads that compute; the result does not depend on it [default: one for each core]
+
+    Example: smelt quantize Qwen3-30B-A3B --bits 4 --override 'lm_head=6'
+    ");
+}
+
+#[test]
+fn nothing_asked() {
+    let place = Place::new();
+    assert_snapshot!(place.run(""), @"
+    exit 1
+    --- stderr
+    Turn a Hugging Face checkpoint into a quantized MLX model, in bounded memory
+
+    Usage: smelt <COMMAND>
+
+    Commands:
+      quantize  Write a quantized model
+      plan      Show what `quantize` would write, without reading a weight
+      inspect   Say what a checkpoint is, and what would be in the way
+      discover  Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a
+                weight
+      families  List the model families that smelt knows
+      help      Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help     Print help
+      -V, --version  Print version
+    ");
+}
+
+#[test]
+fn plan() {
+    let place = Place::new();
+    let args = format!("{} --threads 2 --max-memory 1GiB", sample());
+    assert_snapshot!(place.run(&format!("plan {args}")), @"
+    exit 0
+    --- stdout
+    role              parameters   bits      size    share  stored as
+    embedding             1.05 M   4.50   576 KiB   37.0 %  1 × 4-bit g64
+    attention-query       65.5 K   4.50  36.0 KiB    2.3 %  4 × 4-bit g64
+    attention-key         32.8 K   4.50  18.0 KiB    1.2 %  4 × 4-bit g64
+    attention-value       32.8 K   4.50  18.0 KiB    1.2 %  4 × 4-bit g64
+    attention-output      65.5 K   4.50  36.0 KiB    2.3 %  4 × 4-bit g64
+    router                4.10 K   8.50  4.25 KiB    0.3 %  4 × 8-bit g64
+    expert-gate            524 K   4.50   288 KiB   18.5 %  4 × 4-bit g64
+    expert-up              524 K   4.50   288 KiB   18.5 %  4 × 4-bit g64
+    expert-down            524 K   4.50   288 KiB   18.5 %  4 × 4-bit g64
+    norm                  1.41 K  16.00  2.75 KiB    0.2 %  17 × bf16
+    total                 2.82 M   4.51  1.52 MiB  100.0 %
+
+    bits per weight  4.512
+    files            1 shard of 1.53 MiB in all, 4 side files
+    left out         no tensor
+    peak memory      at most 32.6 MiB
+    disk             2.05 MiB needed, [space] free
+    ");
+    // A dry run shows the same.
+    assert_eq!(place.run(&format!("quantize {args} -o out --dry-run")), place.run(&format!("plan {args}")));
+    assert!(!place.path("out").exists());
+    let plan = json(&place, &format!("plan {args} --json"));
+    assert_eq!(plan["family"], "qwen3_moe");
+    assert_eq!(plan["format"]["bits"], 4);
+    assert!(plan["tasks"].as_array().unwrap().len() > 20);
+    let dry = json(&place, &format!("quantize {args} -o out --dry-run --json"));
+    assert_eq!((&dry["type"], &dry["data"]), (&Value::from("plan"), &plan));
+}
+
+#[test]
+fn inspect() {
+    let place = Place::with("llama", |_| {});
+    assert_snapshot!(place.run("inspect model"), @"
+    exit 0
+    --- stdout
+    model type  llama
+    family      llama
+    parameters  722 K
+    weights     1.38 MiB in 39 tensors, 1 shard
+    stored as   plain floats: BF16 1.38 MiB
+    tokenizer   tokenizer.json
+    side files  none
+    in the way  nothing
+    ");
+    let sample = json(&place, &format!("inspect {} --json", sample()));
+    assert_eq!(sample["model_type"], "qwen3_moe");
+    assert!(sample["active_parameters"].as_u64().unwrap() < sample["parameters"].as_u64().unwrap());
+    assert_eq!(sample["in_the_way"], Value::Null);
+    let place = Place::with("llama", |model| model.config["quantization"] = serde_json::json!({"bits": 4}));
+    assert_snapshot!(place.run("inspect model"), @"
+    exit 0
+    --- stdout
+    model type  llama
+    family      none that fits
+    parameters  unknown
+    weights     1.38 MiB in 39 tensors, 1 shard
+    stored as   already quantized by MLX (affine, 4 bits): BF16 1.38 MiB
+    tokenizer   tokenizer.json
+    side files  none
+    in the way  the weights are already quantized by MLX (affine, 4 bits); quantizing them again would lose more: take the original checkpoint
+    ");
+}
+
+#[test]
+fn families() {
+    let place = Place::new();
+    let table = place.run("families");
+    assert!(table.starts_with("exit 0\n--- stdout\nfamily"), "{table}");
+    let list = json(&place, "families --json");
+    for family in list.as_array().unwrap() {
+        let name = family["name"].as_str().unwrap();
+        assert!(table.contains(name) && !family["model_types"].as_array().unwrap().is_empty(), "{family}");
+        assert!(place.output(&format!("families show {name}")).status.success());
+    }
+    assert_snapshot!(place.run("families show nothing"), @"
+    exit 1
+    --- stderr
+    error: smelt has no family `nothing`
+    ");
+}

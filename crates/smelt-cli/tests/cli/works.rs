@@ -1,0 +1,94 @@
+//! Runs that succeed.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use insta::assert_snapshot;
+use serde_json::Value;
+
+use crate::{Place, sample};
+
+#[test]
+fn quantize_the_sample() {
+    let place = Place::new();
+    let model = sample();
+    let shown = place.run(&format!("quantize {model} -o out"));
+    assert_snapshot!(shown, @"
+    exit 0
+    --- stderr
+    done: 5.39 MiB → 1.52 MiB in `out`, 4.512 bits per weight, [time, rate, memory]
+    ");
+    let mut names: Vec<_> =
+        fs::read_dir(place.path("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_snapshot!(format!("{names:?}"), @r#"["chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json"]"#);
+    let inspected = place.run("inspect out");
+    assert!(inspected.contains("already quantized by MLX (affine, 4 bits, group size 64)"), "{inspected}");
+}
+
+#[test]
+fn threads_and_memory_change_nothing() {
+    let place = Place::new();
+    let files = |name: &str| -> BTreeMap<_, _> {
+        let entries = fs::read_dir(place.path(name)).unwrap().map(|entry| entry.unwrap());
+        entries.map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap())).collect()
+    };
+    for (name, options) in [("a", "--threads 1 --max-memory 64MiB"), ("b", "--threads 4 --max-memory 2G")] {
+        assert!(place.output(&format!("quantize {} -o {name} {options}", sample())).status.success());
+    }
+    assert_eq!(files("a"), files("b"));
+}
+
+#[test]
+fn events() {
+    let place = Place::with("llama_odd_width", |_| {});
+    let output = place.output("quantize model -o out --json");
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    let first = kinds.iter().position(|kind| *kind != "note").unwrap();
+    assert!(first > 0 && events[0]["data"]["kind"] == "not_divisible", "{kinds:?}");
+    assert_eq!(kinds[first..first + 2], ["plan", "started"]);
+    assert_eq!(kinds.last(), Some(&"done"));
+    let of = |kind: &str| {
+        events.iter().filter(|event| event["type"] == kind).map(|event| &event["data"]).collect::<Vec<_>>()
+    };
+    let last = *of("progress").last().unwrap();
+    assert_eq!(last["bytes"], last["of"]);
+    assert_eq!(last["of"], of("started")[0]["bytes"]);
+    let file = of("file")[0];
+    let size = fs::metadata(place.path("out").join(file["name"].as_str().unwrap())).unwrap().len();
+    assert_eq!(file["bytes"], size);
+    let done = of("done")[0];
+    assert!(done["bits_per_weight"].as_f64().unwrap() > 4.0 && done["output"] == "out", "{done}");
+}
+
+#[test]
+fn the_default_output_lies_beside_the_checkpoint() {
+    let place = Place::with("llama", |_| {});
+    for (options, name) in [
+        ("", "model-4bit"),
+        ("--bits 6", "model-6bit"),
+        ("--mode mxfp8", "model-mxfp8"),
+        ("--mode none", "model-mlx"),
+    ] {
+        assert!(place.output(&format!("quantize model {options}")).status.success());
+        assert!(place.path(name).join("model.safetensors.index.json").is_file(), "{name}");
+    }
+    // From inside, where the checkpoint is called `.`.
+    let output = place.command("quantize . --bits 8").current_dir(place.path("model")).output().unwrap();
+    assert!(output.status.success() && place.path("model-8bit").is_dir(), "{output:?}");
+}
+
+#[test]
+fn a_family_of_ones_own() {
+    let place = Place::with("llama", |model| model.config["model_type"] = "mine".into());
+    let text = String::from_utf8(place.output("families show llama").stdout).unwrap();
+    place.write("mine.toml", text.replace("name = \"llama\"", "name = \"mine\"").as_bytes());
+    let shown = place.run("quantize model -o out --family mine.toml");
+    assert!(shown.starts_with("exit 0\n"), "{shown}");
+    let plan = place.output("plan model --family mine.toml --json");
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+    assert_eq!(plan["family"], "mine");
+}
