@@ -1,11 +1,16 @@
 //! Tables and numbers for people.
 
+use std::collections::BTreeMap;
+
 use smelt_core::layout::Role;
-use smelt_core::plan::{Plan, Schedule};
+use smelt_core::plan::{Note, Plan, Schedule};
 use smelt_core::units::bytes;
 
 /// The largest tensors that stay unquantized are worth a look; more than this many are noise.
 const LARGEST: usize = 5;
+
+/// Modules of one kind that are named in a line.
+const NAMED: usize = 3;
 
 /// Smaller unquantized tensors (norms, biases) are meant to be so.
 const WORTH_NAMING: u64 = 1 << 20;
@@ -21,6 +26,30 @@ pub(crate) fn count(value: u64) -> String {
     }
     let decimals = if unit == 0 || scaled >= 99.95 { 0 } else { 1 + usize::from(scaled < 9.995) };
     format!("{scaled:.decimals$}{}", UNITS[unit])
+}
+
+/// What to tell of a plan's notes: modules that stay unquantized for one reason are one line.
+pub(crate) fn notes(notes: &[Note]) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut rows: BTreeMap<(u64, u64), Vec<&str>> = BTreeMap::new();
+    for note in notes {
+        match note {
+            Note::NotDivisible { module, row, group_size } => {
+                rows.entry((*row, *group_size)).or_default().push(module);
+            }
+            other => lines.push(other.to_string()),
+        }
+    }
+    lines.extend(rows.into_iter().map(|((row, group_size), modules)| {
+        let shown = modules.iter().take(NAMED).map(|module| format!("`{module}`"));
+        let mut list = shown.collect::<Vec<_>>().join(", ");
+        if modules.len() > NAMED {
+            list = format!("{list} and {} more", modules.len() - NAMED);
+        }
+        let verb = if modules.len() == 1 { "is" } else { "are" };
+        format!("{list} {verb} not quantized: rows of {row} do not divide into groups of {group_size}")
+    }));
+    lines
 }
 
 /// Rows of cells as a table: the first column to the left, the others to the right, the last as

@@ -19,7 +19,7 @@ use smelt_kernels::{Format, Mode, Rounding};
 
 use crate::args::{DtypeArg, LibraryArg, ModeArg, PlanArgs, RoundingArg};
 use crate::printer::{self, Printer};
-use crate::system;
+use crate::{format, system};
 
 /// The default budget where memory is plentiful.
 const DEFAULT_MEMORY: u64 = 1 << 30;
@@ -41,8 +41,8 @@ pub(crate) fn planned(args: &PlanArgs, printer: &Printer) -> anyhow::Result<Plan
     let plan = Plan::new(&checkpoint, origin(&checkpoint, args)?, &options)?;
     for note in &plan.notes {
         printer.event("note", &serde_json::to_value(note)?);
-        printer::warning(&note.to_string());
     }
+    format::notes(&plan.notes).iter().for_each(|line| printer::warning(line));
     let schedule = plan.schedule(memory(args))?;
     Ok(Planned { checkpoint, plan, schedule })
 }
@@ -83,7 +83,7 @@ fn memory(args: &PlanArgs) -> Memory {
 }
 
 fn options(args: &PlanArgs) -> Result<Options, Error> {
-    let format = format(args)?;
+    let format = run_format(args)?;
     let overrides = args.overrides.iter().map(|text| Override::parse(text, format));
     Ok(Options {
         format,
@@ -113,7 +113,7 @@ fn towers(bits: u8) -> Result<Format, Error> {
 }
 
 /// The format of the run; bits and group size that are not given are the mode's.
-fn format(args: &PlanArgs) -> Result<Option<Format>, Error> {
+fn run_format(args: &PlanArgs) -> Result<Option<Format>, Error> {
     let mode = match args.mode {
         ModeArg::Affine => Mode::Affine,
         ModeArg::Mxfp4 => Mode::Mxfp4,

@@ -83,32 +83,7 @@ fn rows_that_do_not_divide() {
     assert_snapshot!(place.run("quantize model -o out"), @"
     exit 0
     --- stderr
-    warning: `model.embed_tokens` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.0.mlp.gate_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.0.mlp.up_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.0.self_attn.k_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.0.self_attn.o_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.0.self_attn.q_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.0.self_attn.v_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.1.mlp.gate_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.1.mlp.up_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.1.self_attn.k_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.1.self_attn.o_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.1.self_attn.q_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.1.self_attn.v_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.2.mlp.gate_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.2.mlp.up_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.2.self_attn.k_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.2.self_attn.o_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.2.self_attn.q_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.2.self_attn.v_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.3.mlp.gate_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.3.mlp.up_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.3.self_attn.k_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.3.self_attn.o_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.3.self_attn.q_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `model.layers.3.self_attn.v_proj` is not quantized: its rows of 96 do not divide into groups of 64
-    warning: `lm_head` is not quantized: its rows of 96 do not divide into groups of 64
+    warning: `model.embed_tokens`, `model.layers.0.mlp.gate_proj`, `model.layers.0.mlp.up_proj` and 23 more are not quantized: rows of 96 do not divide into groups of 64
     done: 818 KiB → 714 KiB in `out`, 13.975 bits per weight, [time, rate, memory]
     ");
 }

@@ -5,6 +5,7 @@
 mod common;
 mod file;
 mod problems;
+mod recorded;
 
 use std::collections::BTreeSet;
 
