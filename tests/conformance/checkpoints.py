@@ -84,11 +84,13 @@ def _numbers(axis: str) -> list[str]:
 
 def manifest_tensors(manifest: dict[str, Any], variant: Variant) -> list[Tensor]:
     """The manifest's tensors in the order of their templates."""
-    return [
-        Tensor(name, _dtype(name, variant), tuple(shape))
-        for template, shape in manifest["tensors"].items()
-        for name in expand(template)
-    ]
+    tensors = []
+    for template, shape in manifest["tensors"].items():
+        # `["F32", [4]]` has a dtype of its own, whatever the variant's.
+        own, shape = shape if shape and isinstance(shape[0], str) else (None, shape)
+        names = expand(template)
+        tensors += [Tensor(name, own or _dtype(name, variant), tuple(shape)) for name in names]
+    return tensors
 
 
 def _dtype(name: str, variant: Variant) -> str:
