@@ -81,7 +81,12 @@ fn unit() -> Done {
 fn conformance(pytest: &[String]) -> Done {
     cargo(&["build", "--release", "--workspace", "--examples", "--bins"])?;
     let python = environment()?;
-    step("pytest", Command::new(python).args(["-m", "pytest", "-q", "tests/conformance", "tests/discovery"]).args(pytest))
+    step(
+        "pytest",
+        Command::new(python)
+            .args(["-m", "pytest", "-q", "tests/conformance", "tests/discovery"])
+            .args(pytest),
+    )
 }
 
 /// Makes the Python environment, or takes the one that these requirements made before.

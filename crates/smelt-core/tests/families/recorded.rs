@@ -51,6 +51,9 @@ fn every_manifest_is_recorded() {
     let expected: BTreeMap<String, BTreeMap<String, Cell>> = serde_json::from_str(&text).unwrap();
     for entry in fs::read_dir(folder()).unwrap() {
         let name = entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
-        assert!(name == "expected" || expected.contains_key(&name), "{name}: run tests/conformance/record.py");
+        assert!(
+            name == "expected" || expected.contains_key(&name),
+            "{name}: run tests/conformance/record.py"
+        );
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn expand(
 ) -> Result<Layout, Vec<Problem>> {
     let facts = Facts::new(config, catalog, target, &family.lets, &family.indices);
     let env = Env::new(&facts);
-    let ranges = ranges(family, &env).map_err(|problem| vec![problem])?;
+    let ranges = ranges(family, &env);
     let mut expansion = Expansion {
         family,
         env,
@@ -39,16 +39,9 @@ pub(super) fn expand(
 }
 
 /// How far each index of the family runs on this checkpoint. One that nothing defines here (no
-/// experts in a dense variant) is missing, and only a problem where a rule needs it.
-fn ranges<'a>(family: &'a Family, env: &Env<'_>) -> Result<Vec<Range<'a>>, Problem> {
-    let mut ranges = Vec::new();
-    for (name, expr) in &family.indices {
-        match env.size(expr) {
-            range @ (Ok(_) | Err(ValueError::Missing(_))) => ranges.push((name.as_str(), range)),
-            Err(error) => return Err(Problem::Value { rule: format!("index.{name}"), error }),
-        }
-    }
-    Ok(ranges)
+/// experts in a dense variant) is only a problem where a rule needs it.
+fn ranges<'a>(family: &'a Family, env: &Env<'_>) -> Vec<Range<'a>> {
+    family.indices.iter().map(|(name, expr)| (name.as_str(), env.size(expr))).collect()
 }
 
 struct Expansion<'a> {
