@@ -42,7 +42,9 @@ pub(crate) fn planned(args: &PlanArgs, printer: &Printer) -> anyhow::Result<Plan
     for note in &plan.notes {
         printer.event("note", &serde_json::to_value(note)?);
     }
-    format::notes(&plan.notes).iter().for_each(|line| printer::warning(line));
+    for line in format::notes(&plan.notes) {
+        printer::warning(&line);
+    }
     let schedule = plan.schedule(memory(args))?;
     Ok(Planned { checkpoint, plan, schedule })
 }

@@ -55,13 +55,11 @@ fn every_family_is_embedded_under_its_own_names() {
 }
 
 #[test]
-fn every_model_type_has_a_manifest_and_every_manifest_fits() {
-    let mut covered = BTreeSet::new();
+fn every_checkpoint_of_the_conformance_tests_fits() {
     for name in manifest_names() {
         let model = Model::manifest(&name);
         let checkpoint = open(&model);
         let family = family_of(&checkpoint, None).unwrap();
-        covered.insert(model.config["model_type"].as_str().unwrap().to_owned());
         let origin =
             Origin::family(&checkpoint, family, None).unwrap_or_else(|error| panic!("{name}: {error}"));
         let plan = Plan::new(&checkpoint, origin, &Options::default()).unwrap();
@@ -75,8 +73,6 @@ fn every_model_type_has_a_manifest_and_every_manifest_fits() {
         assert!(plan.totals.roles.contains_key(&Role::Embedding), "{name}");
         assert!(!plan.totals.roles.contains_key(&Role::Other), "{name}");
     }
-    let known = family::all().iter().flat_map(|family| family.model_types.iter().cloned()).collect();
-    assert_eq!(covered, known);
 }
 
 #[test]

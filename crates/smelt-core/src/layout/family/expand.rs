@@ -82,8 +82,13 @@ impl<'a> Expansion<'a> {
     }
 
     fn range(&mut self, index: &str, rule: &str) -> Option<u64> {
-        let found = range(self.ranges, index);
-        found.map_err(|error| self.problems.push(Problem::Value { rule: rule.to_owned(), error })).ok()
+        range(self.ranges, index)
+            .map_err(|error| {
+                let missing = matches!(error, ValueError::Missing(_) | ValueError::Place(_));
+                let rule = if missing { rule.to_owned() } else { format!("index.{index}") };
+                self.problems.push(Problem::Value { rule, error });
+            })
+            .ok()
     }
 
     /// Writes a rule out for these indices and every value of the others in its name.
