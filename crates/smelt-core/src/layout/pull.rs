@@ -1,7 +1,7 @@
 //! Evaluates a region of an expression, reading no more of the checkpoint than the region needs.
 //!
 //! A region is pushed down through the graph: stacking picks the tensors concerned, slicing and
-//! transposing rewrite it, reshaping splits it ([`super::regroup`]). What arrives at the sources is
+//! transposing rewrite it, reshaping splits it (see `regroup`). What arrives at the sources is
 //! read straight into the caller's buffer wherever the order of elements allows, so a stack of 512
 //! experts is 512 reads into one block and exists nowhere else.
 
