@@ -27,10 +27,8 @@ pub(crate) fn run(args: &FamiliesArgs, printer: &Printer) -> anyhow::Result<()> 
 }
 
 fn list(printer: &Printer) -> anyhow::Result<()> {
-    let families = family::all();
     if printer.is_json() {
-        let list: Vec<_> = families
-            .iter()
+        let list: Vec<_> = family::all()
             .map(|family| {
                 json!({
                     "name": family.name,
@@ -48,7 +46,7 @@ fn list(printer: &Printer) -> anyhow::Result<()> {
         let (targets, types) = (family.targets.join(", "), family.model_types.join(", "));
         vec![family.name.clone(), targets, types, family.title.clone()]
     };
-    rows.extend(families.iter().map(row));
+    rows.extend(family::all().map(row));
     printer::data(&table(&rows));
     Ok(())
 }

@@ -152,7 +152,7 @@ pub fn family_of<'a>(checkpoint: &Checkpoint, own: Option<&'a Family>) -> Result
     let model_type = checkpoint.config().model_type().ok_or(Error::NoModelType)?;
     family::of_model_type(model_type).ok_or_else(|| Error::ModelType {
         model_type: model_type.to_owned(),
-        known: family::all().iter().flat_map(|family| family.model_types.clone()).collect(),
+        known: family::all().flat_map(|family| family.model_types.clone()).collect(),
     })
 }
 

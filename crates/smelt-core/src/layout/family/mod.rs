@@ -27,14 +27,17 @@ include!(concat!(env!("OUT_DIR"), "/families.rs"));
 ///
 /// # Panics
 /// If an embedded file does not parse, which the tests rule out.
-pub fn all() -> &'static [Family] {
-    static ALL: OnceLock<Vec<Family>> = OnceLock::new();
-    ALL.get_or_init(|| {
-        let parse = |(name, text): &(&str, &str)| match Family::parse(text) {
-            Ok(family) => family,
-            Err(error) => panic!("families/{name}: {error}"),
-        };
-        FILES.iter().map(parse).collect()
+pub fn all() -> impl ExactSizeIterator<Item = &'static Family> {
+    (0..FILES.len()).map(parsed)
+}
+
+/// An embedded family; it is parsed when it is first asked for, as most never are.
+fn parsed(index: usize) -> &'static Family {
+    static PARSED: OnceLock<Vec<OnceLock<Family>>> = OnceLock::new();
+    let cells = PARSED.get_or_init(|| FILES.iter().map(|_| OnceLock::new()).collect());
+    cells[index].get_or_init(|| {
+        let (name, text) = FILES[index];
+        Family::parse(text).unwrap_or_else(|error| panic!("families/{name}: {error}"))
     })
 }
 
@@ -46,7 +49,10 @@ pub fn text(name: &str) -> Option<&'static str> {
 
 /// The family of a `model_type`.
 pub fn of_model_type(model_type: &str) -> Option<&'static Family> {
-    all().iter().find(|family| family.model_types.iter().any(|known| known == model_type))
+    // Only files in which the word stands at all are worth parsing.
+    let quoted = format!("\"{model_type}\"");
+    let candidates = (0..FILES.len()).filter(|&index| FILES[index].1.contains(&quoted));
+    candidates.map(parsed).find(|family| family.model_types.iter().any(|known| known == model_type))
 }
 
 impl Family {
