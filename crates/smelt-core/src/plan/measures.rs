@@ -109,7 +109,10 @@ pub fn fingerprint(plan: &Plan, importance: Option<&str>) -> String {
         add(&format!("{} {}", shard.path, shard.size));
     }
     for tensor in &plan.source_tensors {
-        add(&format!("{} {} {:?} {} {}", tensor.name, tensor.dtype, tensor.shape, tensor.shard, tensor.offset));
+        add(&format!(
+            "{} {} {:?} {} {}",
+            tensor.name, tensor.dtype, tensor.shape, tensor.shard, tensor.offset
+        ));
     }
     for task in &plan.tasks {
         add(&format!("{} {} {:?}", task.name, task.dtype, task.node));

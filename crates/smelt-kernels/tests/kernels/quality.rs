@@ -70,7 +70,10 @@ fn the_search_saves_what_it_should() {
             println!("{format} {name}: plain {plain:.4}, searched {shares:.4?}");
             assert!(shares[1] < plain * goal, "{format} {name}: {} of {plain}", shares[1]);
             // More effort may lose a group, but not a sample.
-            assert!(shares[1] <= shares[0] && (*bits == 2 || shares[2] <= shares[1]), "{format} {name}: {shares:?}");
+            assert!(
+                shares[1] <= shares[0] && (*bits == 2 || shares[2] <= shares[1]),
+                "{format} {name}: {shares:?}"
+            );
         }
     }
 }

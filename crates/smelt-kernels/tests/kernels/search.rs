@@ -127,7 +127,13 @@ fn groups() -> impl Strategy<Value = (Float, Format, Effort, Vec<u8>)> {
             1 => offset + random.unit() * spread,
             2 => random.unit().powi(9) * spread,
             3 => (random.below(5) as f32 - 2.0) * spread,
-            4 => if random.below(30) == 0 { offset } else { random.unit() * spread },
+            4 => {
+                if random.below(30) == 0 {
+                    offset
+                } else {
+                    random.unit() * spread
+                }
+            }
             _ => f32::from_bits(random.bits()),
         };
         let values: Vec<f32> = (0..groups * format.group_size()).map(element).collect();
@@ -263,7 +269,8 @@ fn an_importance_that_does_not_fit_is_refused() {
     let refused = |elements: usize, row: usize| {
         let row = vec![1.0; row];
         let how = How { effort: Effort::Fast, importance: Some(&row) };
-        std::panic::catch_unwind(|| search(Isa::best(), format, how, Float::F32, &vec![0; elements * 4])).is_err()
+        std::panic::catch_unwind(|| search(Isa::best(), format, how, Float::F32, &vec![0; elements * 4]))
+            .is_err()
     };
     assert!(!refused(128, 64) && !refused(0, 64));
     assert!(refused(128, 0) && refused(128, 16) && refused(128, 96));

@@ -28,7 +28,9 @@ pub enum BitsError {
         why: String,
     },
     /// A level that there is not.
-    #[error("`{text}` is no level; there are {known}, each also with a trailing `e` where an importance matrix is given")]
+    #[error(
+        "`{text}` is no level; there are {known}, each also with a trailing `e` where an importance matrix is given"
+    )]
     Level {
         /// As given.
         text: String,
@@ -36,7 +38,9 @@ pub enum BitsError {
         known: String,
     },
     /// A level of the `e` kind without an importance matrix.
-    #[error("level `{level}` weighs errors by an importance matrix, but none is given; `{plain}` does without")]
+    #[error(
+        "level `{level}` weighs errors by an importance matrix, but none is given; `{plain}` does without"
+    )]
     NeedsImportance {
         /// The level.
         level: String,
@@ -52,7 +56,9 @@ pub enum BitsError {
         why: String,
     },
     /// Less memory than the context alone takes.
-    #[error("of {memory} a model may use {usable}, but {reserve} are set aside for a context of {tokens} tokens; shorten it with `--context`")]
+    #[error(
+        "of {memory} a model may use {usable}, but {reserve} are set aside for a context of {tokens} tokens; shorten it with `--context`"
+    )]
     NoRoom {
         /// Memory of the machine.
         memory: String,

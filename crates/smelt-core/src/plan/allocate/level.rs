@@ -36,6 +36,11 @@ impl Level {
     pub fn name(&self) -> &'static str {
         self.name
     }
+
+    /// Whether all modules have one format, so that nothing is to be given out.
+    pub fn is_plain(&self) -> bool {
+        self.name == "oq8"
+    }
 }
 
 impl FromStr for Level {

@@ -35,6 +35,8 @@ const POINTS: usize = 65;
 pub enum Target {
     /// Bits per weight, over all parameters, as [`super::Totals::bits_per_weight`].
     BitsPerWeight(f64),
+    /// Bits per weight of everything but the towers that stay as they are, which come on top.
+    Level(f64),
     /// Bytes of the files with weights, headers included.
     FileBytes(u64),
     /// Bytes of tensors at most; more than the model can take is fine.
@@ -162,6 +164,12 @@ impl<'a> Allocator<'a> {
     }
 }
 
+/// Parameters and bytes of what sees or hears and is not quantized.
+fn towers(plan: &Plan) -> (u64, u64) {
+    let kept = plan.tasks.iter().filter(|task| task.role.is_tower() && task.format.is_none());
+    kept.fold((0, 0), |(parameters, bytes), task| (parameters + task.elements(), bytes + task.bytes()))
+}
+
 /// Six digits, more than a prediction has: they are the same when they are written and read.
 fn short(loss: f64) -> f64 {
     format!("{loss:.5e}").parse().unwrap_or(loss)
@@ -173,6 +181,10 @@ impl Request {
         let totals = &plan.totals;
         match self.target {
             Target::BitsPerWeight(bits) => (bits * totals.parameters as f64 / 8.0) as u64,
+            Target::Level(bits) => {
+                let (parameters, bytes) = towers(plan);
+                (bits * (totals.parameters - parameters) as f64 / 8.0) as u64 + bytes
+            }
             Target::FileBytes(bytes) => bytes.saturating_sub(totals.file_bytes - totals.tensor_bytes),
             Target::AtMost(bytes) => bytes,
         }
@@ -197,14 +209,18 @@ impl Request {
         let (least, most) = scope.reach();
         let headers = plan.totals.file_bytes - plan.totals.tensor_bytes;
         let show = |size: u64, up: bool| match self.target {
-            Target::BitsPerWeight(_) => {
+            Target::BitsPerWeight(_) | Target::Level(_) => {
                 let bits = 8000.0 * size as f64 / plan.totals.parameters.max(1) as f64;
                 format!("{:.3}", if up { bits.ceil() } else { bits.floor() } / 1000.0)
             }
             Target::FileBytes(_) => format!("{} ({} bytes)", bytes(size + headers), size + headers),
             Target::AtMost(_) => bytes(size),
         };
-        let unit = if matches!(self.target, Target::BitsPerWeight(_)) { " bits per weight" } else { "" };
+        let unit = if matches!(self.target, Target::BitsPerWeight(_) | Target::Level(_)) {
+            " bits per weight"
+        } else {
+            ""
+        };
         BitsError::Unreachable {
             asked: self.asked.clone(),
             least: show(least, true),

@@ -101,12 +101,9 @@ impl Scope {
     }
 
     /// The format of each module by the picks of its unit.
-    pub(super) fn formats<'a>(
-        &'a self,
-        picks: &'a [usize],
-    ) -> impl Iterator<Item = (String, Format)> + 'a {
+    pub(super) fn formats<'a>(&'a self, picks: &'a [usize]) -> impl Iterator<Item = (String, Format)> + 'a {
         let pairs = self.units.iter().zip(picks);
-        pairs.flat_map(|(unit, &pick)| {
+        pairs.flat_map(move |(unit, &pick)| {
             unit.iter().map(move |&place| {
                 let module = &self.modules[place];
                 (module.module.clone(), module.candidates[pick].0)
@@ -219,7 +216,8 @@ mod tests {
             role: Role::AttentionLatent,
             candidates: candidates.iter().map(|&format| (format, u64::from(format.bits()))).collect(),
         };
-        let all = [module(&[affine(2, 64), affine(3, 64)]), module(&[affine(4, 64)]), module(&[affine(3, 64)])];
+        let all =
+            [module(&[affine(2, 64), affine(3, 64)]), module(&[affine(4, 64)]), module(&[affine(3, 64)])];
         let (a, other) = (Some("a".to_owned()), Some("b".to_owned()));
         let mut modules = all.to_vec();
         assert_eq!(units(&mut modules, &[a.clone(), None, a.clone()]), [vec![0, 2], vec![1]]);
