@@ -19,7 +19,7 @@ from formats import Format
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "samples" / "tiny-moe"
 PLAIN = Variant()
-FAST_FIRST = ["test_golden", "test_options", "test_load", "test_convert", "test_weights", "test_families"]
+FAST_FIRST = ["test_golden", "test_options", "test_bits", "test_load", "test_convert", "test_weights", "test_families"]
 
 # Nothing here needs the network; a missing file must not become a download.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -49,8 +49,8 @@ class Smelt:
         return done
 
     def quantize(self, source: Path, out: Path, *args: str) -> Path:
-        """`smelt quantize` by the CPU rule, which is the one mlx has on Linux."""
-        self.run("quantize", source, "-o", out, "--rounding", "cpu", *args)
+        """`smelt quantize` by the CPU rule, which is the one mlx has on Linux, bit for bit."""
+        self.run("quantize", source, "-o", out, "--rounding", "cpu", "--method", "rtn", *args)
         return out
 
 

@@ -114,7 +114,8 @@ impl<'a> Allocating<'a> {
             if over == 0 {
                 return Ok(plan);
             }
-            budget = budget.saturating_sub(over);
+            // Below what it took, so that the next choice is another one.
+            budget = plan.totals.tensor_bytes.saturating_sub(over);
         }
         Err(self.request.unreachable(&self.draft, &self.scope).into())
     }

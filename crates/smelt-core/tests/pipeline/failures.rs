@@ -105,7 +105,15 @@ fn a_stopped_run_leaves_nothing() {
         let output = &folder.path().join("out");
         let observer = &StopAfter { blocks: Mutex::new(blocks), stop: &stop, output };
         let schedule = Schedule { workers: 2, ..plan.schedule(PLENTY).unwrap() };
-        let run = Run { plan: &plan, checkpoint: &checkpoint, output, schedule, observer, stop: &stop };
+        let run = Run {
+            plan: &plan,
+            checkpoint: &checkpoint,
+            output,
+            schedule,
+            importance: None,
+            observer,
+            stop: &stop,
+        };
         let result = run.execute();
         assert!(matches!(result, Err(Error::Interrupted)), "{result:?}");
         assert!(!output.exists());
@@ -119,7 +127,15 @@ fn a_run_that_is_stopped_before_it_begins_writes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (schedule, stop) = (plan.schedule(PLENTY).unwrap(), AtomicBool::new(true));
     let output = folder.path();
-    let run = Run { plan: &plan, checkpoint: &checkpoint, output, schedule, observer: &Silent, stop: &stop };
+    let run = Run {
+        plan: &plan,
+        checkpoint: &checkpoint,
+        output,
+        schedule,
+        importance: None,
+        observer: &Silent,
+        stop: &stop,
+    };
     assert!(matches!(run.execute(), Err(Error::Interrupted)));
     assert!(contents(output).is_empty());
 }

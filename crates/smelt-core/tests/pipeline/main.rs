@@ -7,6 +7,7 @@ mod common;
 mod failures;
 mod files;
 mod same;
+mod widths;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -42,7 +43,7 @@ fn plan(checkpoint: &Checkpoint, options: &Options) -> Result<Plan> {
 
 fn execute(plan: &Plan, checkpoint: &Checkpoint, memory: Memory, output: &Path) -> Result<()> {
     let (schedule, stop) = (plan.schedule(memory)?, AtomicBool::new(false));
-    Run { plan, checkpoint, output, schedule, observer: &Silent, stop: &stop }.execute()
+    Run { plan, checkpoint, output, schedule, importance: None, observer: &Silent, stop: &stop }.execute()
 }
 
 /// What a run writes.
