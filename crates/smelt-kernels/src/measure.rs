@@ -193,7 +193,8 @@ fn run_distortion(
     let (values, levels) = (&values[..len], &levels_of[..len]);
     let of = |levels, scales, out| Errors { values, weights, levels, group_size: size, scales, biases, out };
     engine.run(of(levels, scales, &mut errors[..len / size]));
-    let nothing = Errors { biases: &[0.0; GROUPS], ..of(levels, &[0.0; GROUPS], &mut energies[..len / size]) };
+    let nothing =
+        Errors { biases: &[0.0; GROUPS], ..of(levels, &[0.0; GROUPS], &mut energies[..len / size]) };
     engine.run(nothing);
     let farthest = Farthest { values, levels, groups: Groups::new(size), scales, biases };
     Distortion {

@@ -91,12 +91,7 @@ impl Kernel for Weigh<'_> {
 
 /// `ω = h sqrt(σ² + w²)` of a group.
 #[inline(always)]
-fn by_channel<S: Simd>(
-    s: S,
-    values: &[[f32; LANES]],
-    importance: &[[f32; LANES]],
-    out: &mut [[f32; LANES]],
-) {
+fn by_channel<S: Simd>(s: S, values: &[[f32; LANES]], importance: &[[f32; LANES]], out: &mut [[f32; LANES]]) {
     let (inverse, variance) = moments(s, values);
     for ((x, h), out) in values.iter().zip(importance).zip(out) {
         let u = s.mul(s.load(x), inverse);

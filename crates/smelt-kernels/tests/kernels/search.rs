@@ -70,13 +70,13 @@ fn importance(len: usize) -> Vec<f32> {
 
 #[test]
 fn hard_groups_are_never_worse_and_everywhere_the_same() {
-    // Rows of one and a half runs do not divide a block; two of 1088 do, and end within a run.
+    // The second of two rows begins within a run.
     let row = importance(LEN / 2 / 64 * 64);
     let longest = importance(LEN);
     for dtype in DTYPES {
         for (name, input) in blocks(&TABLES, dtype) {
             for format in formats() {
-                let row = if row.len() % format.group_size() == 0 { &row } else { &longest };
+                let row = if row.len().is_multiple_of(format.group_size()) { &row } else { &longest };
                 for effort in Effort::ALL {
                     for importance in [None, Some(row.as_slice())] {
                         let how = How { effort, importance };
@@ -109,7 +109,10 @@ fn without_weights_no_group_is_worse_by_a_bit() {
                         smelt_kernels::distortion(format, dtype, group, None, parts.stored()).error
                     };
                     let (made, plain) = (error(&made), error(&plain));
-                    assert!(!(made > plain), "{name}, {format} {dtype:?}, group {k}: {made} > {plain}");
+                    assert!(
+                        made <= plain || plain.is_nan(),
+                        "{name}, {format} {dtype:?}, group {k}: {made} > {plain}"
+                    );
                 }
             }
         }
@@ -127,7 +130,13 @@ fn groups() -> impl Strategy<Value = (Float, Format, Effort, Vec<u8>)> {
             1 => offset + random.unit() * spread,
             2 => random.unit().powi(9) * spread,
             3 => (random.below(5) as f32 - 2.0) * spread,
-            4 => if random.below(30) == 0 { offset } else { random.unit() * spread },
+            4 => {
+                if random.below(30) == 0 {
+                    offset
+                } else {
+                    random.unit() * spread
+                }
+            }
             _ => f32::from_bits(random.bits()),
         };
         let values: Vec<f32> = (0..groups * format.group_size()).map(element).collect();
@@ -233,7 +242,7 @@ fn distortion_is_what_the_formula_says() {
     let mut random = Random(9);
     let row = importance(LEN / 2);
     for (format, dtype) in formats().into_iter().flat_map(|format| DTYPES.map(|dtype| (format, dtype))) {
-        if row.len() % format.group_size() != 0 {
+        if !row.len().is_multiple_of(format.group_size()) {
             continue;
         }
         let values: Vec<f32> = (0..LEN).map(|_| random.unit() * 0.1).collect();
@@ -263,7 +272,8 @@ fn an_importance_that_does_not_fit_is_refused() {
     let refused = |elements: usize, row: usize| {
         let row = vec![1.0; row];
         let how = How { effort: Effort::Fast, importance: Some(&row) };
-        std::panic::catch_unwind(|| search(Isa::best(), format, how, Float::F32, &vec![0; elements * 4])).is_err()
+        std::panic::catch_unwind(|| search(Isa::best(), format, how, Float::F32, &vec![0; elements * 4]))
+            .is_err()
     };
     assert!(!refused(128, 64) && !refused(0, 64));
     assert!(refused(128, 0) && refused(128, 16) && refused(128, 96));
