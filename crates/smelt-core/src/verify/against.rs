@@ -402,7 +402,8 @@ fn kinds(tensors: &[Compared]) -> Vec<Kind> {
 fn outliers(comparison: &Comparison, pairs: &[Pair<'_>], findings: &mut Findings) {
     let formats: HashMap<&str, Format> =
         pairs.iter().filter_map(|pair| Some((pair.parameter.name, pair.format?))).collect();
-    for tensor in &comparison.tensors {
+    let told: HashSet<String> = findings.of(Check::Source).map(str::to_owned).collect();
+    for tensor in comparison.tensors.iter().filter(|tensor| !told.contains(&tensor.name)) {
         let Some(&format) = formats.get(tensor.name.as_str()) else { continue };
         let of_kind = |kind: &&Kind| kind.role == tensor.role && kind.format == tensor.format;
         let Some(kind) = comparison.kinds.iter().find(of_kind).filter(|kind| kind.count >= PEERS) else {

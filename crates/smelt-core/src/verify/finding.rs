@@ -83,6 +83,12 @@ impl Findings {
         }
     }
 
+    /// The names in the findings of a check.
+    pub(super) fn of(&self, check: Check) -> impl Iterator<Item = &str> {
+        let of_check = self.all.iter().filter(move |found| found.check == check);
+        of_check.flat_map(|found| found.names.iter().map(String::as_str))
+    }
+
     pub(super) fn error(&mut self, check: Check, name: &str, what: impl Into<String>, advice: &'static str) {
         self.add((Severity::Error, check), name, what, advice);
     }
