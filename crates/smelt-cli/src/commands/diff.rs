@@ -81,6 +81,9 @@ fn text(found: &Differences, show: usize) -> String {
         found.tensors.iter().filter(|entry| entry.status != Status::Equal).collect();
     let error = |entry: &Entry| entry.metrics.map_or(f64::INFINITY, |metrics| metrics.relative_rmse);
     entries.sort_by(|a, b| error(b).total_cmp(&error(a)));
+    if found.count(Status::OnlyFirst) > 0 && found.count(Status::OnlySecond) > 0 {
+        text.push_str("\nA model has other names than its source: `smelt verify MODEL --against SOURCE` compares those.\n");
+    }
     if entries.is_empty() {
         return text;
     }

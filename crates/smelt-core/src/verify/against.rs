@@ -5,18 +5,19 @@
 //! dtype. What is quantized must lie within what its format allows, row by row (a wrong expert of 512 is 0.2 %
 //! of a tensor, but all of its own rows), and near to what other tensors of its role have in that format.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 
-use serde::Serialize;
-use smelt_kernels::{Float, Format, Mode, convert};
+use smelt_kernels::{Float, Format, convert};
 
 use super::decode::{Buffers, Values, sized};
 use super::finding::{Check, Findings};
 use super::limits;
+use super::measured::{Measured, Rows};
 use super::model::Model;
 use super::parallel::Crew;
 use super::parameter::{Parameter, Stored};
-use super::sums::{Metrics, Sums};
+use super::verdict::{Comparison, compared, kinds, outliers, tell};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
@@ -30,60 +31,16 @@ use crate::plan::blocks::Cut;
 /// Bytes of the source in a block. The cut decides the order of the sums, so it is always the same.
 const BLOCK: u64 = 2 << 20;
 
+/// Blocks that one worker takes at once: few enough that the last ones are shared out too.
+const PIECE: u64 = 16;
+
 /// Bytes that the intermediate results of a block may take.
 pub(super) const SCRATCH: u64 = 16 << 20;
 
 /// Bytes of a worker's buffers: the block of the source, both sides as f32, the stored parts.
 pub(super) const WORKER: u64 = 8 * BLOCK + SCRATCH;
 
-/// A tensor this many times worse than the median of its like is an outlier.
-const OUTLIER: f64 = 4.0;
-
-/// As many tensors of a kind make a median.
-const PEERS: usize = 4;
-
-const AGAIN: &str = "quantize the model again; if it was made by another tool, report it there";
-
-/// How far a parameter is from its source.
-#[derive(Clone, Debug, Serialize)]
-pub struct Compared {
-    /// The parameter.
-    pub name: String,
-    /// What it is for.
-    pub role: Role,
-    /// Its format, or its dtype if it is not quantized.
-    pub format: String,
-    /// Its shape.
-    pub shape: Vec<u64>,
-    /// The error.
-    pub metrics: Metrics,
-    /// The relative RMSE of the worst row, and which it is (counted over all axes but the last).
-    pub worst_row: Option<(f64, u64)>,
-}
-
-/// The parameters of one role in one format.
-#[derive(Clone, Debug, Serialize)]
-pub struct Kind {
-    /// The role.
-    pub role: Role,
-    /// The format.
-    pub format: String,
-    /// How many.
-    pub count: usize,
-    /// The median of their relative RMSE.
-    pub median: f64,
-    /// The largest.
-    pub worst: f64,
-}
-
-/// A whole comparison.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Comparison {
-    /// Every parameter that could be compared, in the order of the family.
-    pub tensors: Vec<Compared>,
-    /// The same by role and format.
-    pub kinds: Vec<Kind>,
-}
+pub(super) const AGAIN: &str = "quantize the model again; if it was made by another tool, report it there";
 
 /// What is compared.
 #[derive(Clone, Copy)]
@@ -128,28 +85,46 @@ pub(super) fn layout(
 }
 
 /// A parameter that both sides have.
-struct Pair<'a> {
-    role: Role,
+pub(super) struct Pair<'a> {
+    pub(super) role: Role,
     node: NodeId,
     /// Whether the value must be the source's.
-    exact: bool,
-    format: Option<Format>,
-    parameter: &'a Parameter<'a>,
+    pub(super) exact: bool,
+    pub(super) format: Option<Format>,
+    pub(super) parameter: &'a Parameter<'a>,
     values: Option<Values<'a>>,
-    shape: Vec<u64>,
+    pub(super) shape: Vec<u64>,
+    cut: Cut,
+}
+
+impl Pair<'_> {
+    /// The pieces in which it is worked on, of at least one block each.
+    fn pieces(&self, index: usize) -> impl Iterator<Item = (usize, Range<u64>)> {
+        let count = self.cut.count();
+        let starts = (0..count.max(1)).step_by(PIECE as usize);
+        starts.map(move |start| (index, start..(start + PIECE).min(count)))
+    }
 }
 
 impl Against<'_> {
     /// Compares everything that both sides have.
     pub(super) fn run(&self, mut layout: Layout, findings: &mut Findings) -> Result<Comparison> {
         let pairs = self.pairs(&mut layout, findings);
-        let sizes: Vec<u64> = pairs.iter().map(|pair| pair.parameter.bytes()).collect();
+        let pieces: Vec<_> = pairs.iter().enumerate().flat_map(|(index, pair)| pair.pieces(index)).collect();
+        let sizes: Vec<u64> = pieces.iter().map(|(_, blocks)| blocks.end - blocks.start).collect();
         let graph = &layout.graph;
-        let measured = self.crew.each(&sizes, |index| self.pair(graph, &pairs[index]))?;
+        let parts = self.crew.each(&sizes, |at| {
+            let (index, blocks) = &pieces[at];
+            self.piece(graph, &pairs[*index], blocks.clone())
+        })?;
+        let mut measured: Vec<_> = pairs.iter().map(|_| Measured::default()).collect();
+        for ((index, _), part) in pieces.iter().zip(&parts) {
+            measured[*index].join(part);
+        }
         let mut comparison = Comparison::default();
         for (pair, measured) in pairs.iter().zip(measured) {
             tell(pair, &measured, findings);
-            comparison.tensors.extend(measured.compared(pair));
+            comparison.tensors.extend(compared(pair, &measured));
         }
         comparison.kinds = kinds(&comparison.tensors);
         outliers(&comparison, &pairs, findings);
@@ -186,40 +161,43 @@ impl Against<'_> {
             }
             let exact = layout.graph.is_exact(output.node);
             let node = same_dtype(&mut layout.graph, output.node, parameter);
-            pairs.push(Pair { role: output.role, node, exact, format, parameter, values, shape });
+            let size = (layout.graph.node(node).dtype.bits() / 8).max(1);
+            let unit = values.as_ref().map_or(1, Values::unit);
+            let cut = cut(&layout.graph, node, &shape, unit, size);
+            pairs.push(Pair { role: output.role, node, exact, format, parameter, values, shape, cut });
         }
-        for name in ours.keys().collect::<std::collections::BTreeSet<_>>() {
+        for name in ours.keys().collect::<BTreeSet<_>>() {
             findings.error(Check::Source, name, "the model has it, nothing in the source gives it", AGAIN);
         }
         pairs
     }
 
-    fn pair(&self, graph: &Graph, pair: &Pair<'_>) -> Result<Measured> {
-        let float = graph.node(pair.node).dtype.float();
-        let (Some(values), Some(float)) = (&pair.values, float) else {
-            return self.bytes(graph, pair);
+    /// Measures some blocks of a pair.
+    fn piece(&self, graph: &Graph, pair: &Pair<'_>, blocks: Range<u64>) -> Result<Measured> {
+        let dtype = graph.node(pair.node).dtype;
+        let (Some(values), Some(float)) = (&pair.values, dtype.float()) else {
+            return self.bytes(graph, pair, blocks);
         };
-        let size = float.size();
-        let cut = cut(graph, pair.node, &pair.shape, values.unit(), size as u64);
+        let (size, plain) = (float.size(), values.plain_dtype().is_some());
         let ceiling = pair.format.map(limits::ceiling);
         let mut measured = Measured { rows: Rows::new(&pair.shape, ceiling), ..Measured::default() };
         let (mut pool, mut buffers) = (Pool::default(), Buffers::default());
         let (mut pulled, mut x, mut y) = (Vec::new(), Vec::new(), Vec::new());
         let puller = Puller::new(graph, self.source);
-        for block in (0..cut.count()).map(|index| cut.block(index)) {
+        for block in blocks.map(|index| pair.cut.block(index)) {
             let len = block.len as usize;
             puller.pull(pair.node, &block.region, sized(&mut pulled, len * size), &mut pool)?;
             convert(float, Float::F32, &pulled, sized(&mut x, len * 4));
             values.read(block.offset, sized(&mut y, len * 4), &mut buffers)?;
-            measured.differ |= values.plain_dtype().is_some() && x != y;
+            measured.differ |= plain && x != y;
             measured.add(block.offset, &x, &y);
-            self.observer.on(&Event::Block { bytes: block.len * size as u64 });
+            self.observer.on(&Event::Block { bytes: block.len * if plain { size as u64 } else { 2 } });
         }
         Ok(measured)
     }
 
     /// What is no float must be equal byte for byte.
-    fn bytes(&self, graph: &Graph, pair: &Pair<'_>) -> Result<Measured> {
+    fn bytes(&self, graph: &Graph, pair: &Pair<'_>, blocks: Range<u64>) -> Result<Measured> {
         let (node, mut measured) = (graph.node(pair.node), Measured { opaque: true, ..Measured::default() });
         let Stored::Plain(tensor) = pair.parameter.stored else { return Ok(measured) };
         if node.dtype != tensor.dtype {
@@ -227,9 +205,8 @@ impl Against<'_> {
             return Ok(measured);
         }
         let size = (node.dtype.bits() / 8).max(1);
-        let cut = cut(graph, pair.node, &pair.shape, 1, size);
         let (mut pool, mut pulled, mut stored) = (Pool::default(), Vec::new(), Vec::new());
-        for block in (0..cut.count()).map(|index| cut.block(index)) {
+        for block in blocks.map(|index| pair.cut.block(index)) {
             let len = (block.len * size) as usize;
             let puller = Puller::new(graph, self.source);
             puller.pull(pair.node, &block.region, sized(&mut pulled, len), &mut pool)?;
@@ -268,157 +245,5 @@ fn cut(graph: &Graph, node: NodeId, shape: &[u64], unit: u64, size: u64) -> Cut 
             return cut;
         }
         most = most.div_ceil(2);
-    }
-}
-
-/// What was measured of a pair.
-#[derive(Debug, Default)]
-struct Measured {
-    sums: Sums,
-    rows: Rows,
-    /// Values that are stored as they are differ.
-    differ: bool,
-    /// It holds no floats.
-    opaque: bool,
-}
-
-/// Rows, each for itself.
-#[derive(Debug, Default)]
-struct Rows {
-    len: u64,
-    /// The square of the relative RMSE that no row should have.
-    ceiling: Option<f64>,
-    worst: Option<(f64, u64)>,
-    /// Rows above the ceiling, and the first of them.
-    beyond: u64,
-    first: u64,
-}
-
-impl Rows {
-    fn new(shape: &[u64], ceiling: Option<f64>) -> Self {
-        let len = shape.last().copied().unwrap_or(1).max(1);
-        Self { len, ceiling: ceiling.map(|ceiling| ceiling * ceiling), ..Self::default() }
-    }
-
-    fn note(&mut self, row: u64, sums: &Sums) {
-        let floor = limits::FLOOR * sums.count as f64;
-        let ratio = sums.error / (sums.energy + floor);
-        // Written so that NaN counts.
-        if self.worst.is_none_or(|(worst, _)| !(ratio <= worst)) {
-            self.worst = Some((ratio, row));
-        }
-        if self.ceiling.is_some_and(|ceiling| !(ratio <= ceiling)) {
-            if self.beyond == 0 {
-                self.first = row;
-            }
-            self.beyond += 1;
-        }
-    }
-}
-
-impl Measured {
-    /// Adds a block that begins at an element: whole rows, or a part of one.
-    fn add(&mut self, offset: u64, x: &[u8], y: &[u8]) {
-        let row_bytes = (self.rows.len * 4) as usize;
-        let mut row = offset / self.rows.len;
-        for (x, y) in x.chunks(row_bytes).zip(y.chunks(row_bytes)) {
-            let sums = Sums::of(x, y);
-            self.rows.note(row, &sums);
-            self.sums.add(&sums);
-            row += 1;
-        }
-    }
-
-    fn compared(&self, pair: &Pair<'_>) -> Option<Compared> {
-        (!self.opaque).then(|| Compared {
-            name: pair.parameter.name.to_owned(),
-            role: pair.role,
-            format: pair.parameter.format_name(pair.format),
-            shape: pair.shape.clone(),
-            metrics: self.sums.metrics(),
-            worst_row: self.rows.worst.map(|(ratio, row)| (ratio.sqrt(), row)),
-        })
-    }
-}
-
-/// Tells what can't be, of one parameter.
-fn tell(pair: &Pair<'_>, measured: &Measured, findings: &mut Findings) {
-    let name = pair.parameter.name;
-    let metrics = measured.sums.metrics();
-    let far = format!("relative RMSE {:.3}, cosine {:.3}", metrics.relative_rmse, metrics.cosine);
-    let mut error = |what: String| findings.error(Check::Source, name, what, AGAIN);
-    match pair.format {
-        None if measured.opaque && measured.differ => error("it is not the source's".to_owned()),
-        // What MLX leaves open may differ in the last place.
-        None if measured.differ && (pair.exact || !(metrics.relative_rmse <= ROUNDED)) => {
-            error(format!("it is not quantized, and is not the source's: {far}"));
-        }
-        Some(format) if measured.rows.beyond > 0 => {
-            let rows: u64 = pair.shape.iter().rev().skip(1).product();
-            error(format!(
-                "{} of {rows} rows, the first {}, are further from the source than {format} can be: {far}",
-                measured.rows.beyond,
-                place(&pair.shape, measured.rows.first),
-            ));
-        }
-        _ => {}
-    }
-}
-
-/// The relative error of two roundings to bf16.
-const ROUNDED: f64 = 1.0 / 128.0;
-
-/// The place of a row on each axis but the last.
-fn place(shape: &[u64], row: u64) -> String {
-    let (mut rest, mut places) = (row, Vec::new());
-    for size in shape[..shape.len().saturating_sub(1)].iter().rev() {
-        places.push((rest % (*size).max(1)).to_string());
-        rest /= (*size).max(1);
-    }
-    places.reverse();
-    format!("[{}]", places.join(", "))
-}
-
-/// Medians by role and format.
-fn kinds(tensors: &[Compared]) -> Vec<Kind> {
-    let mut groups: BTreeMap<(Role, &str), Vec<f64>> = BTreeMap::new();
-    for tensor in tensors {
-        groups.entry((tensor.role, &tensor.format)).or_default().push(tensor.metrics.relative_rmse);
-    }
-    let kind = |((role, format), mut errors): ((Role, &str), Vec<f64>)| {
-        errors.sort_by(f64::total_cmp);
-        Kind {
-            role,
-            format: format.to_owned(),
-            count: errors.len(),
-            median: errors[errors.len() / 2],
-            worst: errors[errors.len() - 1],
-        }
-    };
-    groups.into_iter().map(kind).collect()
-}
-
-/// Tells of tensors that are much worse than their like.
-fn outliers(comparison: &Comparison, pairs: &[Pair<'_>], findings: &mut Findings) {
-    let formats: HashMap<&str, Format> =
-        pairs.iter().filter_map(|pair| Some((pair.parameter.name, pair.format?))).collect();
-    let told: HashSet<String> = findings.of(Check::Source).map(str::to_owned).collect();
-    for tensor in comparison.tensors.iter().filter(|tensor| !told.contains(&tensor.name)) {
-        let Some(&format) = formats.get(tensor.name.as_str()) else { continue };
-        let of_kind = |kind: &&Kind| kind.role == tensor.role && kind.format == tensor.format;
-        let Some(kind) = comparison.kinds.iter().find(of_kind).filter(|kind| kind.count >= PEERS) else {
-            continue;
-        };
-        let error = tensor.metrics.relative_rmse;
-        if error > OUTLIER * kind.median && error > 2.0 * limits::usual(format) {
-            let what = format!(
-                "its relative RMSE is {error:.3}, {:.0} times the median of {} {} tensors in {format}",
-                error / kind.median,
-                kind.count,
-                kind.role
-            );
-            let add = if format.mode() == Mode::Nvfp4 { Findings::warning } else { Findings::error };
-            add(findings, Check::Source, &tensor.name, what, AGAIN);
-        }
     }
 }

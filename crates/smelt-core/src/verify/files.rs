@@ -1,5 +1,7 @@
 //! What lies beside the tensors: tokenizer, template, processor, and what should not be there.
 
+use std::path::Path;
+
 use serde::de::IgnoredAny;
 
 use super::finding::{Check, Findings};
@@ -81,7 +83,9 @@ fn unfinished(model: &Model, findings: &mut Findings) {
 
 /// Every JSON file must be JSON: a broken download or a bad disk shows here first.
 fn readable(model: &Model, findings: &mut Findings) {
-    let json = |path: &&str| path.ends_with(".json") && !matches!(*path, CONFIG | INDEX);
+    let json = |path: &&str| {
+        Path::new(path).extension().is_some_and(|ending| ending == "json") && !matches!(*path, CONFIG | INDEX)
+    };
     for path in paths(model).filter(json) {
         let broken = match model.read_file(path) {
             Some(Ok(bytes)) => {

@@ -1,9 +1,11 @@
 //! What a check has to say: how bad it is, of which tensors or files, and what to do.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The model does not load, or is not what it should be.
@@ -13,7 +15,7 @@ pub enum Severity {
 }
 
 /// Which check found something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
     /// `config.json` is there and can be read.
@@ -61,6 +63,8 @@ pub struct Finding {
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) all: Vec<Finding>,
+    /// Where the finding with these words is.
+    places: HashMap<(Severity, Check, String), usize>,
 }
 
 impl Findings {
@@ -74,10 +78,8 @@ impl Findings {
         advice: &'static str,
     ) {
         let (name, what) = (name.into(), what.into());
-        let same = |found: &&mut Finding| {
-            found.check == check && found.severity == severity && found.what == what && found.advice == advice
-        };
-        match self.all.iter_mut().find(same) {
+        let place = *self.places.entry((severity, check, what.clone())).or_insert(self.all.len());
+        match self.all.get_mut(place) {
             Some(found) => found.names.push(name),
             None => self.all.push(Finding { severity, check, names: vec![name], what, advice }),
         }

@@ -7,7 +7,8 @@
 //!
 //! * [`Verify`] checks one model: `model` (files, headers, index), `hashes`, `files` (beside the tensors),
 //!   `quantization` (the dictionary), `keys` (names and shapes by the family), `scan` (every byte once), and
-//!   against a source `against`.
+//!   against a source `against` (with `measured` and
+//!   `verdict`).
 //! * [`diff`] compares two models or checkpoints tensor by tensor.
 //!
 //! Every check notes what it finds and goes on; only what keeps the files from being read is an error of
@@ -21,12 +22,14 @@ mod finding;
 mod hashes;
 mod keys;
 mod limits;
+mod measured;
 mod model;
 mod parallel;
 mod parameter;
 mod quantization;
 mod scan;
 mod sums;
+mod verdict;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -34,9 +37,9 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 use smelt_kernels::Format;
 
-pub use against::{Compared, Comparison, Kind};
 pub use finding::{Check, Finding, Severity};
 pub use sums::Metrics;
+pub use verdict::{Compared, Comparison, Kind};
 
 use crate::Result;
 use crate::checkpoint::{CONFIG, Checkpoint, DType};

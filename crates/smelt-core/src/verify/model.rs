@@ -144,7 +144,9 @@ impl Looking<'_> {
         if all.is_empty() {
             self.findings.error(Check::Shards, "*.safetensors", "there are no files of tensors", AGAIN);
         }
-        all.iter().for_each(|path| self.header(path));
+        for path in &all {
+            self.header(path);
+        }
     }
 
     /// Names of the files that mlx-lm loads; mlx-vlm, without an index, any `*.safetensors`.

@@ -232,7 +232,11 @@ impl Checking<'_> {
                 "`quantization` says {says} for what has no entry, {shapes}; only mlx-lm from 0.32.2 on looks at them"
             )
         };
-        self.error(parameter, what, "give it an entry with its own bits, group size and mode");
+        self.error(
+            parameter,
+            what,
+            "correct `quantization` in config.json: what stands at its top, or an entry for the module",
+        );
     }
 
     fn error(&mut self, parameter: &Parameter<'_>, what: impl Into<String>, advice: &'static str) {

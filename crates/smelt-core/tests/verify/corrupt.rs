@@ -117,7 +117,7 @@ fn broken_files() -> Vec<Case> {
                     let map = index["weight_map"].as_object_mut().unwrap();
                     let file = map.remove(NORM).unwrap();
                     map.insert("model.layers.2.input_layernorm.weighs".to_owned(), file);
-                })
+                });
             },
             Some((Check::Index, NORM)),
         ),
@@ -177,7 +177,7 @@ fn broken_structure() -> Vec<Case> {
             |model| {
                 edit_header(shard(model, &format!("{QUERY}.weight")), |header| {
                     header[format!("{QUERY}.weight")]["shape"].as_array_mut().unwrap().reverse();
-                })
+                });
             },
             Some((Check::Quantization, "model.layers.1.self_attn.q_proj.weight")),
         ),
@@ -186,10 +186,15 @@ fn broken_structure() -> Vec<Case> {
             |model| {
                 edit_header(shard(model, &format!("{QUERY}.weight")), |header| {
                     header[format!("{QUERY}.weight")]["dtype"] = json!("I32");
-                })
+                });
             },
             Some((Check::Quantization, "model.layers.1.self_attn.q_proj.weight")),
         ),
+    ]
+}
+
+fn broken_dictionary() -> Vec<Case> {
+    vec![
         case(
             "bits of the top",
             |model| dictionary(model, |block| block["bits"] = json!(8)),
@@ -201,7 +206,7 @@ fn broken_structure() -> Vec<Case> {
                 dictionary(model, |block| {
                     block["bits"] = json!(8);
                     block["group_size"] = json!(32);
-                })
+                });
             },
             Some((Check::Quantization, "lm_head.weight")),
         ),
@@ -228,7 +233,7 @@ fn broken_structure() -> Vec<Case> {
         case(
             "entry for what is not quantized",
             |model| {
-                dictionary(model, |block| block["model.embed_tokens"] = json!({"bits": 4, "group_size": 64}))
+                dictionary(model, |block| block["model.embed_tokens"] = json!({"bits": 4, "group_size": 64}));
             },
             Some((Check::Quantization, "model.embed_tokens.weight")),
         ),
@@ -237,7 +242,7 @@ fn broken_structure() -> Vec<Case> {
             |model| {
                 config(model, |config| {
                     config.as_object_mut().unwrap().remove("quantization");
-                })
+                });
             },
             Some((Check::Quantization, "lm_head.weight")),
         ),
@@ -254,8 +259,11 @@ fn broken_structure() -> Vec<Case> {
         case(
             "a source's quantization over plain weights",
             |model| {
-                let mut plain =
-                    made("qwen3_moe", &smelt_core::plan::Options { format: None, ..mixed() }).model;
+                let mut plain = made(
+                    "qwen3_moe",
+                    &smelt_core::plan::Options { format: None, overrides: Vec::new(), ..mixed() },
+                )
+                .model;
                 config(&mut plain, |config| config["quantization_config"] = json!({"quant_method": "fp8"}));
                 plain.extend(model.remove_entry(MANIFEST));
                 *model = plain;
@@ -307,7 +315,7 @@ fn every_broken_thing_is_found() {
     let sound = made("qwen3_moe", &mixed()).model;
     assert!(shard_names(&sound).len() > 2);
     assert!(verify(&sound, None).findings.is_empty() && verify(&hashed(&sound), None).findings.is_empty());
-    let cases = [broken_files(), broken_structure(), broken_values()];
+    let cases = [broken_files(), broken_structure(), broken_dictionary(), broken_values()];
     for (what, deed, found) in cases.into_iter().flatten() {
         let mut model = sound.clone();
         deed(&mut model);

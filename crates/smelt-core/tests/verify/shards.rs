@@ -52,7 +52,7 @@ pub(crate) fn edit_header(shard: &mut Vec<u8>, change: impl FnOnce(&mut Value)) 
     let mut value = header(shard);
     change(&mut value);
     let mut text = value.to_string().into_bytes();
-    while text.len() % 8 != 0 {
+    while !text.len().is_multiple_of(8) {
         text.push(b' ');
     }
     let data = shard.split_off(header_len(shard));
