@@ -116,7 +116,7 @@ fn two_models() {
     assert_snapshot!(place.run("diff out out"), @"
     exit 0
     --- stdout
-    parameters             first    second
+    parameters             first  second
     the same bytes  50  1.52 MiB  1.52 MiB
     all             50  1.52 MiB  1.52 MiB
     ");
@@ -125,7 +125,7 @@ fn two_models() {
     assert_snapshot!(table, @"
     exit 0
     --- stdout
-    parameters             first    second
+    parameters             first  second
     the same bytes  21  7.00 KiB  7.00 KiB
     other values    29  1.51 MiB  1.18 MiB
     all             50  1.52 MiB  1.18 MiB
