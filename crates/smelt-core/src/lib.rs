@@ -17,4 +17,4 @@ pub mod plan;
 pub mod source;
 pub mod units;
 
-pub use error::{Error, Problems, Result};
+pub use error::{Changes, Error, Problems, Result};
