@@ -7,7 +7,6 @@ use std::path::Path;
 
 use super::disk::{Disk, DiskFile, LocalDisk};
 use super::finished;
-use super::fingerprint::Fingerprint;
 use super::journal::{self, Contents, Header, JOURNAL, Journal, Record};
 use super::manifest::MANIFEST;
 use super::output::OutputDir;

@@ -17,7 +17,6 @@ use super::disk::DiskFile;
 use super::fingerprint::Fingerprint;
 use super::output::write_error;
 use crate::error::Result;
-use crate::plan::Task;
 
 /// Name of the journal in an output directory that is not finished.
 pub const JOURNAL: &str = "smelt-journal.partial";
@@ -67,9 +66,6 @@ pub(super) enum Record {
         shard: u32,
     },
 }
-
-/// The hashes of a task's parts, once it is finished.
-pub(super) type Hashes = Box<[Hash]>;
 
 /// What a journal holds.
 #[derive(Debug)]
@@ -143,12 +139,6 @@ pub(super) fn read(file: &dyn DiskFile, path: &Path) -> Result<Option<Contents>>
         contents.length += line.len() as u64 + 1;
     }
     Ok(Some(contents))
-}
-
-/// The hashes of a record, if they are as many as the task has parts.
-pub(super) fn hashes(task: &Task, parts: &[String]) -> Option<Hashes> {
-    let hashes: Option<Hashes> = parts.iter().map(|text| Hash::from_hex(text).ok()).collect();
-    hashes.filter(|hashes| hashes.len() == task.parts.len())
 }
 
 fn check(text: &str, run: Option<&Hash>) -> String {

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::fingerprint::Fingerprint;
-use super::journal::Hashes;
 use super::output::{OutputDir, write_error};
+use super::sums::PartSums;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, shard_header};
 
@@ -85,8 +85,7 @@ impl Manifest {
 pub(super) struct Sums<'a> {
     pub(super) plan: &'a Plan,
     pub(super) fingerprint: &'a Fingerprint,
-    /// By task.
-    pub(super) tensors: &'a [Option<Hashes>],
+    pub(super) tensors: &'a PartSums,
     /// Files that are not shards, with their hashes.
     pub(super) files: &'a [(String, blake3::Hash)],
 }
@@ -101,8 +100,7 @@ impl Sums<'_> {
             (shard.name.as_str(), json!({ "bytes": shard.bytes(), "header": header }).to_string())
         });
         text.object("shards", shards)?;
-        let tasks = self.plan.tasks.iter().zip(self.tensors);
-        let parts = tasks.flat_map(|(task, hashes)| task.parts.iter().zip(hashes.iter().flatten()));
+        let parts = self.plan.tasks.iter().flat_map(|task| &task.parts).zip(self.tensors.iter());
         text.object("tensors", parts.map(|(part, hash)| (part.name.as_str(), quoted(hash))))?;
         text.object("files", self.files.iter().map(|(name, hash)| (name.as_str(), quoted(hash))))?;
         text.put("\n}\n")?;
@@ -120,7 +118,7 @@ impl Sums<'_> {
             "source": source,
         });
         let text = serde_json::to_string_pretty(&head).expect("plain values serialize");
-        text.trim_end_matches(['\n', '}']).to_owned()
+        text.strip_suffix("\n}").unwrap_or(&text).to_owned()
     }
 }
 

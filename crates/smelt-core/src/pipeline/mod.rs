@@ -17,6 +17,7 @@ mod journal;
 pub mod manifest;
 mod output;
 mod shard;
+mod sums;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -146,7 +147,7 @@ impl Run<'_> {
         let recorded = shards.recorded();
         let failed = |error| Failed { error, recorded };
         let files = made.map_err(failed)?;
-        let tensors = shards.into_hashes();
+        let tensors = shards.into_sums();
         let sums = Sums { plan: self.plan, fingerprint, tensors: &tensors, files: &files };
         self.complete(output, &sums).map_err(failed)
     }

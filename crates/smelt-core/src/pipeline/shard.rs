@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use super::disk::Entry;
 use super::event::{Event, Observer};
 use super::hash::AnyOrder;
-use super::journal::{Hashes, Journal, Record, hashes};
+use super::journal::{Journal, Record};
 use super::output::{OutputDir, Pending, write_error};
+use super::sums::PartSums;
 use crate::error::{Error, Result};
 use crate::plan::{Part, Plan, Task, shard_header};
 
@@ -64,8 +65,7 @@ pub(super) struct Shards<'a> {
 /// Finished tensors.
 #[derive(Debug)]
 struct Finished {
-    /// Hashes by task.
-    hashes: Vec<Option<Hashes>>,
+    sums: PartSums,
     /// Tasks that the journal does not have yet, and their bytes.
     waiting: Vec<usize>,
     bytes: u64,
@@ -84,20 +84,20 @@ impl<'a> Shards<'a> {
     ) -> Result<Self> {
         let mut done = recorded(plan, records);
         let found = Found::look(plan, output)?;
-        let lost = found.lost(plan, &done);
+        let lost = found.lost(plan, done.done());
         if !lost.is_empty() {
             journal.record(&lost)?;
             done = recorded(plan, &[records, &lost[..]].concat());
         }
         output.check_space(found.needed(plan))?;
-        let recorded = done.iter().flatten().count();
+        let recorded = done.done().iter().filter(|done| **done).count();
         mark_empty(plan, &mut done);
-        let missing = missing_bytes(plan, &done);
+        let missing = missing_bytes(plan, done.done());
         let shards = missing.into_iter().enumerate();
         let files = shards.map(|(index, missing)| open_shard(plan, output, index, missing, &found));
         let files = files.collect::<Result<Vec<_>>>()?;
         let finished =
-            Finished { hashes: done, waiting: Vec::new(), bytes: 0, since: Instant::now(), recorded };
+            Finished { sums: done, waiting: Vec::new(), bytes: 0, since: Instant::now(), recorded };
         Ok(Self {
             plan,
             output,
@@ -122,7 +122,7 @@ impl<'a> Shards<'a> {
 
     /// Which tasks are finished.
     pub(super) fn done(&self) -> Vec<bool> {
-        self.lock().hashes.iter().map(Option::is_some).collect()
+        self.lock().sums.done().to_vec()
     }
 
     /// How many tensors the journal has.
@@ -131,8 +131,8 @@ impl<'a> Shards<'a> {
     }
 
     /// The hashes of all tensors, once all are finished.
-    pub(super) fn into_hashes(self) -> Vec<Option<Hashes>> {
-        self.finished.into_inner().unwrap_or_else(PoisonError::into_inner).hashes
+    pub(super) fn into_sums(self) -> PartSums {
+        self.finished.into_inner().unwrap_or_else(PoisonError::into_inner).sums
     }
 
     /// Writes bytes of a part of a task, `offset` bytes from its beginning.
@@ -152,8 +152,7 @@ impl<'a> Shards<'a> {
             return Ok(());
         }
         let task = &self.plan.tasks[open.index];
-        let hashes = open.parts.iter().map(AnyOrder::finish).collect();
-        let due = self.lock().add(open.index, hashes, task.bytes());
+        let due = self.lock().add(open, task.bytes());
         for part in task.parts.iter().filter(|part| part.bytes > 0) {
             let missing = &self.files[part.shard as usize].missing;
             if missing.fetch_sub(part.bytes, Ordering::AcqRel) == part.bytes {
@@ -227,12 +226,12 @@ impl<'a> Shards<'a> {
 
 impl Finished {
     /// Adds a task; says whether it is time to record.
-    fn add(&mut self, task: usize, hashes: Hashes, bytes: u64) -> bool {
+    fn add(&mut self, open: &OpenTask, bytes: u64) -> bool {
         if self.waiting.is_empty() {
             self.since = Instant::now();
         }
-        self.hashes[task] = Some(hashes);
-        self.waiting.push(task);
+        self.sums.set(open.index, open.parts.iter().map(AnyOrder::finish));
+        self.waiting.push(open.index);
         self.bytes += bytes;
         self.bytes >= GROUP_BYTES || self.since.elapsed() >= GROUP_TIME
     }
@@ -240,45 +239,43 @@ impl Finished {
     fn take(&mut self) -> (Vec<usize>, Vec<Record>) {
         let tasks = std::mem::take(&mut self.waiting);
         self.bytes = 0;
-        let hex = |&task: &usize| self.hashes[task].iter().flatten().map(|hash| hash.to_hex().to_string());
+        let hex = |&task: &usize| self.sums.of(task).iter().map(|hash| hash.to_hex().to_string());
         let records = tasks.iter().map(|task| Record::Done { task: *task, parts: hex(task).collect() });
         let records = records.collect();
         (tasks, records)
     }
 }
 
-/// The hashes that records give, by task.
-fn recorded(plan: &Plan, records: &[Record]) -> Vec<Option<Hashes>> {
-    let mut done: Vec<Option<Hashes>> = vec![None; plan.tasks.len()];
+/// What records say is finished.
+fn recorded(plan: &Plan, records: &[Record]) -> PartSums {
+    let mut sums = PartSums::new(plan);
     for record in records {
         match record {
-            Record::Done { task, parts } => {
-                if let Some(place) = plan.tasks.get(*task) {
-                    done[*task] = hashes(place, parts);
-                }
+            Record::Done { task, parts } if *task < plan.tasks.len() => {
+                let hashes: Result<Vec<_>, _> = parts.iter().map(blake3::Hash::from_hex).collect();
+                sums.set(*task, hashes.unwrap_or_default().into_iter());
             }
+            Record::Done { .. } => {}
             Record::Lost { shard } => {
                 let inside = |task: &Task| task.parts.iter().any(|part| part.shard == *shard);
-                let tasks = plan.tasks.iter().zip(&mut done);
-                tasks.filter(|(task, _)| inside(task)).for_each(|(_, done)| *done = None);
+                let tasks = plan.tasks.iter().enumerate().filter(|(_, task)| inside(task));
+                tasks.for_each(|(index, _)| sums.unset(index));
             }
         }
     }
-    done
+    sums
 }
 
 /// Tensors without bytes are finished from the beginning: no block will come for them.
-fn mark_empty(plan: &Plan, done: &mut [Option<Hashes>]) {
-    let tasks = plan.tasks.iter().zip(done);
-    for (task, done) in tasks.filter(|(task, _)| task.bytes() == 0) {
-        *done = Some(task.parts.iter().map(|_| blake3::hash(&[])).collect());
-    }
+fn mark_empty(plan: &Plan, sums: &mut PartSums) {
+    let empty = plan.tasks.iter().enumerate().filter(|(_, task)| task.bytes() == 0);
+    empty.for_each(|(index, task)| sums.set(index, task.parts.iter().map(|_| blake3::hash(&[]))));
 }
 
 /// Bytes of unfinished tensors, by shard.
-fn missing_bytes(plan: &Plan, done: &[Option<Hashes>]) -> Vec<u64> {
+fn missing_bytes(plan: &Plan, done: &[bool]) -> Vec<u64> {
     let mut missing = vec![0; plan.shards.len()];
-    let tasks = plan.tasks.iter().zip(done).filter(|(_, done)| done.is_none());
+    let tasks = plan.tasks.iter().zip(done).filter(|(_, done)| !**done);
     let parts = tasks.flat_map(|(task, _)| &task.parts);
     parts.for_each(|part: &Part| missing[part.shard as usize] += part.bytes);
     missing
@@ -312,8 +309,8 @@ impl Found {
     }
 
     /// Shards that are gone although something is recorded of them.
-    fn lost(&self, plan: &Plan, done: &[Option<Hashes>]) -> Vec<Record> {
-        let tasks = plan.tasks.iter().zip(done).filter(|(_, done)| done.is_some());
+    fn lost(&self, plan: &Plan, done: &[bool]) -> Vec<Record> {
+        let tasks = plan.tasks.iter().zip(done).filter(|(_, done)| **done);
         let used: BTreeSet<u32> = tasks.flat_map(|(task, _)| &task.parts).map(|part| part.shard).collect();
         let gone = used.into_iter().filter(|&shard| self.0[shard as usize].is_none());
         gone.map(|shard| Record::Lost { shard }).collect()
