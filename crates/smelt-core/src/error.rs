@@ -544,7 +544,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// A file of a finished output that is not as it was written.
-    #[error("`{file}` in the finished output `{output}` is damaged: {why}; remove the directory and run again")]
+    #[error(
+        "`{file}` in the finished output `{output}` is damaged: {why}; remove the directory and run again"
+    )]
     Damaged {
         /// The directory.
         output: PathBuf,
@@ -554,7 +556,9 @@ pub enum Error {
         why: String,
     },
     /// Files of the source that are not those any more from which the run began.
-    #[error("the source has changed while it was read:{changes}\nstart anew with `--no-resume` when nothing writes to it")]
+    #[error(
+        "the source has changed while it was read:{changes}\nstart anew with `--no-resume` when nothing writes to it"
+    )]
     SourceChanged {
         /// The files.
         changes: Changes,

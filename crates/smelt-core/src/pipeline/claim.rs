@@ -74,7 +74,11 @@ fn lock(output: &OutputDir<'_>) -> Result<(Box<dyn DiskFile>, Option<Contents>)>
 /// A directory without a journal, or with one that never began, must be empty: what is in it is not
 /// ours.
 fn refuse_others(output: &OutputDir<'_>) -> Result<()> {
-    if output.is_empty_but(JOURNAL)? { Ok(()) } else { Err(Error::NotEmpty { path: output.path().to_owned() }) }
+    if output.is_empty_but(JOURNAL)? {
+        Ok(())
+    } else {
+        Err(Error::NotEmpty { path: output.path().to_owned() })
+    }
 }
 
 /// Whether there is anything to go on with. Where there is not, other options are no reason to refuse.
@@ -90,7 +94,11 @@ fn go_on(
 ) -> Result<Claim> {
     let changes = header.fingerprint.changes_since(&found.header.fingerprint);
     if !changes.is_empty() {
-        return Err(Error::OtherRun { path: output.path().to_owned(), finished: false, changes: changes.into() });
+        return Err(Error::OtherRun {
+            path: output.path().to_owned(),
+            finished: false,
+            changes: changes.into(),
+        });
     }
     let journal = Journal::resume(file, &output.at(JOURNAL), found)?;
     Ok(Claim::Open(journal, found.records.clone()))

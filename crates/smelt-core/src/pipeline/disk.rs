@@ -99,6 +99,12 @@ pub trait Disk: Sync + Debug {
     /// What the system reports.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
+    /// Bytes of finished tensors after which they are flushed and recorded. Not too many, because
+    /// flushing also brings them to the disk while the processor is busy with others.
+    fn group_bytes(&self) -> u64 {
+        32 << 20
+    }
+
     /// Bytes that are free where a directory is.
     ///
     /// # Errors

@@ -134,7 +134,8 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
         side_files,
         totals: _,
     } = plan;
-    let mut all = IndexMap::from([("smelt".to_owned(), smelt.clone()), ("family".to_owned(), family.clone())]);
+    let mut all =
+        IndexMap::from([("smelt".to_owned(), smelt.clone()), ("family".to_owned(), family.clone())]);
     let mut put = |name: &str, value: String| drop(all.insert(name.to_owned(), value));
     if let Some(spec) = format {
         put("mode", spec.0.mode().name().to_owned());

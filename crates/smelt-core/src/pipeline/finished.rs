@@ -16,7 +16,11 @@ pub(super) fn check(output: &OutputDir<'_>, now: &Fingerprint) -> Result<()> {
     let manifest = Manifest::parse(output.path(), &whole(output, MANIFEST)?)?;
     let changes = now.changes_since(&manifest.made_of);
     if !changes.is_empty() {
-        return Err(Error::OtherRun { path: output.path().to_owned(), finished: true, changes: changes.into() });
+        return Err(Error::OtherRun {
+            path: output.path().to_owned(),
+            finished: true,
+            changes: changes.into(),
+        });
     }
     for (name, shard) in &manifest.shards {
         check_shard(output, name, shard)?;

@@ -67,11 +67,8 @@ impl Manifest {
     }
 
     pub(super) fn parse(output: &Path, bytes: &[u8]) -> Result<Self> {
-        let damaged = |why: String| Error::Damaged {
-            output: output.to_owned(),
-            file: MANIFEST.to_owned(),
-            why,
-        };
+        let damaged =
+            |why: String| Error::Damaged { output: output.to_owned(), file: MANIFEST.to_owned(), why };
         let manifest: Self = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
         if manifest.version != VERSION {
             return Err(damaged(format!("it has version {}, smelt reads {VERSION}", manifest.version)));

@@ -94,6 +94,11 @@ impl<'a> OutputDir<'a> {
         self.disk.claim(&path).map_err(write_error(&path))
     }
 
+    /// Bytes of finished tensors that are recorded together.
+    pub(super) fn group_bytes(&self) -> u64 {
+        self.disk.group_bytes()
+    }
+
     /// Refuses an output that does not fit on the disk.
     pub(super) fn check_space(&self, needed: u64) -> Result<()> {
         let free = self.disk.free_space(&self.path).map_err(write_error(&self.path))?;
@@ -160,11 +165,10 @@ impl<'a> OutputDir<'a> {
     /// Removes a file under both its names, and the folders above it that are then empty.
     pub(super) fn clear(&self, name: &str) -> Result<()> {
         let target = self.at(name);
-        for folder in self.folders(&target).iter().rev() {
+        let is_other = |folder: &PathBuf| !matches!(self.disk.look(folder), Ok(None | Some(Entry::Dir)));
+        if self.folders(&target).iter().any(is_other) {
             // Behind a link is no place of ours.
-            if !matches!(self.disk.look(folder), Ok(Some(Entry::Dir))) {
-                return Ok(());
-            }
+            return Ok(());
         }
         self.remove(&temporary(&target))?;
         self.remove(&target)?;

@@ -18,8 +18,7 @@ use super::sums::PartSums;
 use crate::error::{Error, Result};
 use crate::plan::{Part, Plan, Task, shard_header};
 
-/// Finished tensors are recorded after so many bytes of them, or after this time.
-const GROUP_BYTES: u64 = 1 << 30;
+/// Finished tensors are recorded after this time, if their bytes do not ask for it before.
 const GROUP_TIME: Duration = Duration::from_secs(5);
 
 /// A shard that is being written.
@@ -111,9 +110,11 @@ impl<'a> Shards<'a> {
 
     /// Publishes the shards in which nothing is missing, to which no write will come.
     pub(super) fn publish_complete(&self, observer: &dyn Observer) -> Result<()> {
-        let complete = self.files.iter().enumerate().filter(|(_, file)| {
-            file.pending.is_some() && file.missing.load(Ordering::Acquire) == 0
-        });
+        let complete = self
+            .files
+            .iter()
+            .enumerate()
+            .filter(|(_, file)| file.pending.is_some() && file.missing.load(Ordering::Acquire) == 0);
         for (index, _) in complete {
             self.publish(index, observer)?;
         }
@@ -152,7 +153,7 @@ impl<'a> Shards<'a> {
             return Ok(());
         }
         let task = &self.plan.tasks[open.index];
-        let due = self.lock().add(open, task.bytes());
+        let due = self.lock().add(open, task.bytes(), self.output.group_bytes());
         for part in task.parts.iter().filter(|part| part.bytes > 0) {
             let missing = &self.files[part.shard as usize].missing;
             if missing.fetch_sub(part.bytes, Ordering::AcqRel) == part.bytes {
@@ -226,14 +227,14 @@ impl<'a> Shards<'a> {
 
 impl Finished {
     /// Adds a task; says whether it is time to record.
-    fn add(&mut self, open: &OpenTask, bytes: u64) -> bool {
+    fn add(&mut self, open: &OpenTask, bytes: u64, most: u64) -> bool {
         if self.waiting.is_empty() {
             self.since = Instant::now();
         }
         self.sums.set(open.index, open.parts.iter().map(AnyOrder::finish));
         self.waiting.push(open.index);
         self.bytes += bytes;
-        self.bytes >= GROUP_BYTES || self.since.elapsed() >= GROUP_TIME
+        self.bytes >= most || self.since.elapsed() >= GROUP_TIME
     }
 
     fn take(&mut self) -> (Vec<usize>, Vec<Record>) {
