@@ -72,8 +72,9 @@ impl Observer for Progress<'_> {
             }
             Event::Resumed { bytes, tensors, of } => {
                 self.printer.event("resumed", &json!({ "bytes": bytes, "tensors": tensors, "of": of }));
-                self.bar.reset_eta();
                 self.advance(*bytes);
+                // What was there already says nothing of the speed.
+                self.bar.reset_eta();
             }
             Event::Kept { tensors, of } => {
                 self.printer.event("kept", &json!({ "tensors": tensors, "of": of }));

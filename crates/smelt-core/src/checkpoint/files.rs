@@ -49,7 +49,8 @@ const OTHER_WEIGHTS: [&str; 25] = [
 const OTHER_FOLDERS: [&str; 6] = ["original", "metal", "onnx", "openvino", "coreml", "tensorrt"];
 
 /// Files that describe how the source was quantized, which is no longer true of the result.
-const SOURCE_QUANTIZATION: [&str; 3] = ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
+pub(super) const SOURCE_QUANTIZATION: [&str; 3] =
+    ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
 /// What smelt writes beside a result: it would say something untrue of the next one.
 const RECORDS: [&str; 2] = ["smelt-manifest.json", "smelt-journal.partial"];

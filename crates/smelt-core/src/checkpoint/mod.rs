@@ -114,6 +114,7 @@ impl Checkpoint {
     pub fn reads(&self, path: &str) -> bool {
         path == CONFIG
             || path == INDEX
+            || files::SOURCE_QUANTIZATION.contains(&path)
             || self.files.shards.binary_search_by(|shard| shard.path.as_str().cmp(path)).is_ok()
             || self.files.side.binary_search_by(|file| file.path.as_str().cmp(path)).is_ok()
     }
