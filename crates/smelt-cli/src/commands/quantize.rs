@@ -49,14 +49,12 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
 /// What a run that ended early has to say, besides what ended it.
 fn stopped(error: Error, kept: Option<(usize, usize)>, output: &Path) -> anyhow::Error {
     let path = output.display();
-    let left = kept.map(|(tensors, of)| {
-        format!("{tensors} of {of} tensors are kept in `{path}`; run the same command again to go on")
-    });
+    let left = kept.map(|(tensors, of)| format!("{tensors} of {of} tensors are kept in `{path}`"));
     match (error, left) {
-        (Error::Interrupted, Some(left)) => anyhow!("stopped; {left}"),
+        (Error::Interrupted, Some(left)) => anyhow!("stopped; {left}: run the same command again to go on"),
         (Error::Interrupted, None) => anyhow!("stopped; nothing is left behind in `{path}`"),
         (error, Some(left)) => {
-            printer::warning(&left);
+            printer::warning(&format!("{left}, from where the next run goes on"));
             error.into()
         }
         (error, None) => error.into(),

@@ -95,9 +95,20 @@ fn what_is_finished_is_kept_and_says_how_to_go_on() {
     let place = model_of_two_sizes();
     let (events, said) = interrupted(&place, "out");
     let counts = regex::Regex::new(r"\d+ of \d+").unwrap();
-    insta::assert_snapshot!(counts.replace(&said, "[some of all]"), @"");
+    insta::assert_snapshot!(counts.replace(&said, "[some of all]"), @"error: stopped; [some of all] tensors are kept in `out`: run the same command again to go on");
     assert!(events.contains("\"kept\""), "{events}");
     assert!(!place.path("out/config.json").exists());
-    insta::assert_snapshot!(place.run("quantize model -o out --bits 8"), @"");
-    insta::assert_snapshot!(place.run("quantize model -o out --text-only --no-resume --max-memory 1MiB"), @"");
+    insta::assert_snapshot!(place.run("quantize model -o out --bits 8"), @"
+    exit 1
+    --- stderr
+    error: the output directory `out` holds an unfinished run that was made differently:
+      bits: 4 → 8
+    run it as before to go on, start anew with `--no-resume`, or choose another with `-o`
+    ");
+    insta::assert_snapshot!(place.run("quantize model -o out --no-resume --max-memory 1MiB"), @"
+    exit 1
+    --- stderr
+    error: `model.layers.0.self_attn.v_proj.weight` needs at least 25.0 MiB of memory; give `--max-memory` as much
+    ");
+    assert!(place.path("out/smelt-journal.partial").is_file(), "a refusal takes nothing away");
 }

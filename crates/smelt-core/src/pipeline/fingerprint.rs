@@ -17,6 +17,9 @@ use crate::source::Stamp;
 /// What marks a value that is a digest: shown as different, not as it is.
 const DIGEST: &str = "blake3:";
 
+/// What the names of the settings begin with that count formats.
+const COUNT: &str = "parameters in ";
+
 /// What decides the bytes of a result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
@@ -38,14 +41,13 @@ impl Fingerprint {
         digest(self)
     }
 
-    /// What differs from an earlier fingerprint. Digests only count where nothing that can be read
-    /// explains the difference.
+    /// What differs from an earlier fingerprint, without what only follows from another difference.
     pub fn changes_since(&self, earlier: &Self) -> Vec<Change> {
-        let settings = settings_changed(&earlier.settings, &self.settings);
-        let (hidden, mut shown): (Vec<Change>, Vec<Change>) =
-            settings.into_iter().partition(|change| matches!(change, Change::Differs { .. }));
-        shown.extend(files_changed(&earlier.source, &self.source));
-        if shown.is_empty() { hidden } else { shown }
+        let mut all = files_changed(&earlier.source, &self.source);
+        all.extend(settings_changed(&earlier.settings, &self.settings));
+        let least = all.iter().map(Change::depth).min();
+        all.retain(|change| Some(change.depth()) == least);
+        all
     }
 }
 
@@ -71,6 +73,18 @@ pub enum Change {
         /// Its path.
         file: String,
     },
+}
+
+impl Change {
+    /// How far from what a user does: what is asked and the files; the formats that follow from it;
+    /// the rest, of which only digests are known.
+    fn depth(&self) -> u8 {
+        match self {
+            Self::Value { what, .. } if what.starts_with(COUNT) => 1,
+            Self::Value { .. } | Self::Modified { .. } => 0,
+            Self::Differs { .. } => 2,
+        }
+    }
 }
 
 impl fmt::Display for Change {
@@ -146,7 +160,7 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
     }
     put("rounding", text(rounding));
     for (format, count) in formats(tasks) {
-        put(&format!("parameters in {format}"), count.to_string());
+        put(&format!("{COUNT}{format}"), count.to_string());
     }
     put("tensors of the source", digest_text(&(source_tensors, source_shards)));
     put("config.json of the result", digest_text(&(config, side_files)));

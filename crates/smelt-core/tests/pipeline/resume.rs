@@ -290,7 +290,7 @@ fn a_finished_output_is_left_as_it_is() {
 fn damage_to_a_finished_output_is_seen() {
     let (checkpoint, plan) = model();
     let flip: fn(&mut Vec<u8>) = |bytes| bytes[9] ^= 1;
-    let cut: fn(&mut Vec<u8>) = |bytes| drop(bytes.pop());
+    let cut: fn(&mut Vec<u8>) = |bytes| bytes.truncate(bytes.len() - 1);
     let long: fn(&mut Vec<u8>) = |bytes| bytes[7] = 0xFF;
     let shard = plan.shards[1].name.as_str();
     for (file, damage) in [
