@@ -143,7 +143,8 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
-    /// Directory to write, new or empty [default: the checkpoint's name with -4bit, -mxfp4 and so
+    /// Directory to write: new, empty, or what a run that was stopped has left, which then goes on
+    /// [default: the checkpoint's name with -4bit, -mxfp4 and so
     /// on, beside it]
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
@@ -151,6 +152,10 @@ pub(crate) struct QuantizeArgs {
     /// Show the plan and stop before anything is written
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    /// Remove what an unfinished run has left in the directory and begin anew
+    #[arg(long)]
+    pub(crate) no_resume: bool,
 
     #[command(flatten)]
     pub(crate) plan: PlanArgs,

@@ -19,4 +19,4 @@ pub mod source;
 pub mod units;
 pub mod verify;
 
-pub use error::{Error, Problems, Result};
+pub use error::{Changes, Error, Problems, Result};
