@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Say what a checkpoint is, and what would be in the way
     Inspect(InspectArgs),
+    /// Draw the report of a finished model as a page
+    Report(ReportArgs),
     /// Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a weight
     Discover(DiscoverArgs),
     /// List the model families that smelt knows
@@ -41,7 +43,7 @@ impl Command {
             Self::Plan(args) => args.json,
             Self::Inspect(args) => args.json,
             Self::Families(args) => args.wants_json(),
-            Self::Discover(_) => false,
+            Self::Discover(_) | Self::Report(_) => false,
         }
     }
 }
@@ -204,6 +206,16 @@ pub(crate) struct InspectArgs {
     /// Write JSON to standard output (docs/json.md describes it)
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReportArgs {
+    /// Directory that `quantize` wrote
+    pub(crate) model: PathBuf,
+
+    /// File to write, `-` for standard output [default: smelt-report.html in the directory]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -5,6 +5,7 @@ pub(crate) mod families;
 pub(crate) mod inspect;
 pub(crate) mod plan;
 pub(crate) mod quantize;
+pub(crate) mod report;
 
 use std::fs;
 use std::path::Path;
