@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Compare two models or checkpoints tensor by tensor
     Diff(DiffArgs),
+    /// Draw the report of a finished model as a page
+    Report(ReportArgs),
     /// Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a weight
     Discover(DiscoverArgs),
     /// List the model families that smelt knows
@@ -48,7 +50,7 @@ impl Command {
             Self::Verify(args) => args.json,
             Self::Diff(args) => args.json,
             Self::Families(args) => args.wants_json(),
-            Self::Discover(_) => false,
+            Self::Discover(_) | Self::Report(_) => false,
         }
     }
 }
@@ -278,6 +280,16 @@ pub(crate) struct ResourceArgs {
     /// Threads; the result does not depend on it [default: one for each core]
     #[arg(help_heading = RESOURCES, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReportArgs {
+    /// Directory that `quantize` wrote
+    pub(crate) model: PathBuf,
+
+    /// File to write, `-` for standard output [default: smelt-report.html in the directory]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
