@@ -65,7 +65,7 @@ impl<'a> Allocating<'a> {
 
     /// What tells measurements of these weights from others.
     pub fn fingerprint(&self, importance: Option<&Importance>) -> String {
-        fingerprint(&self.draft, importance.map(Importance::digest))
+        fingerprint(&self.draft, self.checkpoint, importance.map(Importance::digest))
     }
 
     /// Measures what `measures` lacks; says whether that was anything.
