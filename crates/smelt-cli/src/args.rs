@@ -27,7 +27,7 @@ pub(crate) enum Command {
     /// Write a quantized model
     #[command(after_help = "Example: smelt quantize Qwen3-30B-A3B --bits 4 --override 'lm_head=6'")]
     Quantize(QuantizeArgs),
-    /// Show what `quantize` would write, without reading a weight; a target of size or bits reads samples
+    /// Show what `quantize` would write; only a target of size or bits reads weights
     Plan(PlanArgs),
     /// Say what a checkpoint is, and what would be in the way
     Inspect(InspectArgs),
