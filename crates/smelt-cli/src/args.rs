@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Compare two models or checkpoints tensor by tensor
     Diff(DiffArgs),
+    /// Draw the report of a finished model as a page
+    Report(ReportArgs),
     /// Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a weight
     Discover(DiscoverArgs),
     /// List the model families that smelt knows
@@ -48,7 +50,7 @@ impl Command {
             Self::Verify(args) => args.json,
             Self::Diff(args) => args.json,
             Self::Families(args) => args.wants_json(),
-            Self::Discover(_) => false,
+            Self::Discover(_) | Self::Report(_) => false,
         }
     }
 }
@@ -143,7 +145,8 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
-    /// Directory to write, new or empty [default: the checkpoint's name with -4bit, -mxfp4 and so
+    /// Directory to write: new, empty, or what a run that was stopped has left, which then goes on
+    /// [default: the checkpoint's name with -4bit, -mxfp4 and so
     /// on, beside it]
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
@@ -151,6 +154,10 @@ pub(crate) struct QuantizeArgs {
     /// Show the plan and stop before anything is written
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    /// Remove what an unfinished run has left in the directory and begin anew
+    #[arg(long)]
+    pub(crate) no_resume: bool,
 
     #[command(flatten)]
     pub(crate) plan: PlanArgs,
@@ -273,6 +280,16 @@ pub(crate) struct ResourceArgs {
     /// Threads; the result does not depend on it [default: one for each core]
     #[arg(help_heading = RESOURCES, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReportArgs {
+    /// Directory that `quantize` wrote
+    pub(crate) model: PathBuf,
+
+    /// File to write, `-` for standard output [default: smelt-report.html in the directory]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -6,6 +6,7 @@ pub(crate) mod families;
 pub(crate) mod inspect;
 pub(crate) mod plan;
 pub(crate) mod quantize;
+pub(crate) mod report;
 pub(crate) mod verify;
 
 use std::fs;

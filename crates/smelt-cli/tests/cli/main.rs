@@ -4,6 +4,7 @@
 mod broken;
 #[path = "../../../smelt-core/tests/common/mod.rs"]
 mod common;
+mod kills;
 mod refused;
 mod shows;
 #[cfg(unix)]

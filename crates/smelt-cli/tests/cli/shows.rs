@@ -56,11 +56,14 @@ fn help_of_quantize() {
 
     Options:
       -o, --output <DIR>
-              Directory to write, new or empty [default: the checkpoint's name with -4bit, -mxfp4 and so
-              on, beside it]
+              Directory to write: new, empty, or what a run that was stopped has left, which then goes
+              on [default: the checkpoint's name with -4bit, -mxfp4 and so on, beside it]
 
           --dry-run
               Show the plan and stop before anything is written
+
+          --no-resume
+              Remove what an unfinished run has left in the directory and begin anew
 
           --strict
               Fail where something could only be done differently from what was asked
