@@ -349,12 +349,11 @@ fn open_shard(
     if complete {
         output.unpublish(&shard.name)?;
     }
-    let pending = match left {
-        Some(_) => output.take_up(&shard.name)?,
-        None => {
-            output.remove(&output.at(&shard.name))?;
-            output.begin(&shard.name, shard.bytes())?
-        }
+    let pending = if left.is_some() {
+        output.take_up(&shard.name)?
+    } else {
+        output.remove(&output.at(&shard.name))?;
+        output.begin(&shard.name, shard.bytes())?
     };
     pending.write_at(0, &shard_header(plan, index as u32))?;
     Ok(ShardFile { pending: Some(pending), missing: AtomicU64::new(missing), header_bytes })
