@@ -27,6 +27,11 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Say what a checkpoint is, and what would be in the way
     Inspect(InspectArgs),
+    /// Check a finished model: as the loaders see it, byte for byte, and against its source
+    #[command(after_help = "Example: smelt verify Qwen3-30B-A3B-4bit --against Qwen3-30B-A3B")]
+    Verify(VerifyArgs),
+    /// Compare two models or checkpoints tensor by tensor
+    Diff(DiffArgs),
     /// Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a weight
     Discover(DiscoverArgs),
     /// List the model families that smelt knows
@@ -40,6 +45,8 @@ impl Command {
             Self::Quantize(args) => args.plan.json,
             Self::Plan(args) => args.json,
             Self::Inspect(args) => args.json,
+            Self::Verify(args) => args.json,
+            Self::Diff(args) => args.json,
             Self::Families(args) => args.wants_json(),
             Self::Discover(_) => false,
         }
@@ -209,6 +216,68 @@ pub(crate) struct InspectArgs {
     /// Write JSON to standard output (docs/json.md describes it)
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyArgs {
+    /// Directory of the model, written by smelt or by another tool
+    pub(crate) model: PathBuf,
+
+    /// Checkpoint that the model was made from: decode every weight and compare
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) against: Option<PathBuf>,
+
+    /// Use this family file instead of the ones inside smelt
+    #[arg(long, value_name = "FILE")]
+    pub(crate) family: Option<PathBuf>,
+
+    /// Library that is to load the model [default: the one whose names it has]
+    #[arg(long, value_enum)]
+    pub(crate) target: Option<LibraryArg>,
+
+    /// Tensors to list by their error, with `--against`
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) show: usize,
+
+    #[command(flatten)]
+    pub(crate) resources: ResourceArgs,
+
+    /// Write events as JSON to standard output (docs/json.md describes them)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DiffArgs {
+    /// Directory of a model or checkpoint
+    pub(crate) first: PathBuf,
+
+    /// Directory of the one to hold against it
+    pub(crate) second: PathBuf,
+
+    /// Tensors to list
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) show: usize,
+
+    #[command(flatten)]
+    pub(crate) resources: ResourceArgs,
+
+    /// Write events as JSON to standard output (docs/json.md describes them)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What a command that only reads may use.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ResourceArgs {
+    /// Memory for the whole process, such as 64MiB or 4G [default: 1GiB or a quarter of what is free,
+    /// whichever is less]
+    #[arg(help_heading = RESOURCES, long, value_name = "SIZE", value_parser = size)]
+    pub(crate) max_memory: Option<u64>,
+
+    /// Threads; the result does not depend on it [default: one for each core]
+    #[arg(help_heading = RESOURCES, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,8 +1,6 @@
 //! `smelt quantize`: writes a model.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
@@ -13,7 +11,7 @@ use smelt_core::plan::Plan;
 use smelt_core::units::bytes;
 
 use crate::args::{ModeArg, PlanArgs, QuantizeArgs};
-use crate::commands::{Planned, planned};
+use crate::commands::{Planned, planned, stop_on_interrupt};
 use crate::printer::{self, Printer};
 use crate::progress::Progress;
 use crate::{format, system};
@@ -108,15 +106,6 @@ fn default_output(args: &PlanArgs) -> anyhow::Result<PathBuf> {
     let mut name = name.to_owned();
     name.push(format!("-{suffix}"));
     Ok(model.with_file_name(name))
-}
-
-/// A flag that Ctrl-C sets.
-fn stop_on_interrupt() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    // Where another program runs smelt and has a handler of its own, that one stays.
-    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
-    stop
 }
 
 fn summary(plan: &Plan, output: &Path, started: Instant, printer: &Printer) {

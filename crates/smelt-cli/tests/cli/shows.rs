@@ -25,6 +25,8 @@ fn help() {
       quantize  Write a quantized model
       plan      Show what `quantize` would write, without reading a weight
       inspect   Say what a checkpoint is, and what would be in the way
+      verify    Check a finished model: as the loaders see it, byte for byte, and against its source
+      diff      Compare two models or checkpoints tensor by tensor
       discover  Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a
                 weight
       families  List the model families that smelt knows
@@ -178,6 +180,8 @@ fn nothing_asked() {
       quantize  Write a quantized model
       plan      Show what `quantize` would write, without reading a weight
       inspect   Say what a checkpoint is, and what would be in the way
+      verify    Check a finished model: as the loaders see it, byte for byte, and against its source
+      diff      Compare two models or checkpoints tensor by tensor
       discover  Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a
                 weight
       families  List the model families that smelt knows
