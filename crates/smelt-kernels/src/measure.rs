@@ -112,7 +112,7 @@ fn error<'a>(
 }
 
 #[inline(always)]
-fn sum([a, b, c, d, e, f, g, h]: [f64; LANES]) -> f64 {
+pub(crate) fn sum([a, b, c, d, e, f, g, h]: [f64; LANES]) -> f64 {
     ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
@@ -193,7 +193,8 @@ fn run_distortion(
     let (values, levels) = (&values[..len], &levels_of[..len]);
     let of = |levels, scales, out| Errors { values, weights, levels, group_size: size, scales, biases, out };
     engine.run(of(levels, scales, &mut errors[..len / size]));
-    let nothing = Errors { biases: &[0.0; GROUPS], ..of(levels, &[0.0; GROUPS], &mut energies[..len / size]) };
+    let nothing =
+        Errors { biases: &[0.0; GROUPS], ..of(levels, &[0.0; GROUPS], &mut energies[..len / size]) };
     engine.run(nothing);
     let farthest = Farthest { values, levels, groups: Groups::new(size), scales, biases };
     Distortion {

@@ -65,11 +65,8 @@ impl Plan {
         for (k, start) in starts.iter_mut().enumerate().take(windows) {
             let width = least + (most - least) * (k as f64 + 0.5) / windows as f64;
             let shift = (k as f64 * GOLDEN).fract() - 0.5;
-            *start = Start {
-                step: (width / levels) as f32,
-                shift: (shift / levels) as f32,
-                down: k % 2 == 1,
-            };
+            *start =
+                Start { step: (width / levels) as f32, shift: (shift / levels) as f32, down: k % 2 == 1 };
         }
         Self { levels: levels as f32, starts, windows, kept, refits }
     }
