@@ -12,6 +12,13 @@ use crate::printer::Printer;
 /// A program does not need to hear of every block.
 const EVERY: Duration = Duration::from_millis(250);
 
+/// The bar of a run.
+const WRITING: &str =
+    "{bar:32} {percent:>3}%  {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+
+/// The bar of measurements.
+const MEASURING: &str = "{bar:32} {percent:>3}%  {pos} of {len} modules measured, {eta} left";
+
 /// Follows one run.
 #[derive(Debug)]
 pub(crate) struct Progress<'a> {
@@ -22,7 +29,7 @@ pub(crate) struct Progress<'a> {
 
 #[derive(Debug)]
 struct State {
-    bytes: u64,
+    of: u64,
     done: u64,
     told: Instant,
 }
@@ -30,9 +37,7 @@ struct State {
 impl<'a> Progress<'a> {
     pub(crate) fn new(printer: &'a Printer) -> Self {
         let bar = if printer.is_json() { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        let style = "{bar:32} {percent:>3}%  {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
-        bar.set_style(ProgressStyle::with_template(style).expect("the template is fixed"));
-        let state = State { bytes: 0, done: 0, told: Instant::now() };
+        let state = State { of: 0, done: 0, told: Instant::now() };
         Self { printer, bar, state: Mutex::new(state) }
     }
 
@@ -41,13 +46,20 @@ impl<'a> Progress<'a> {
         self.bar.finish_and_clear();
     }
 
-    fn advance(&self, bytes: u64) {
-        self.bar.inc(bytes);
+    fn begin(&self, style: &str, of: u64) {
+        self.bar.set_style(ProgressStyle::with_template(style).expect("the template is fixed"));
+        self.bar.set_length(of);
+        self.state.lock().expect("nothing panics while holding it").of = of;
+    }
+
+    fn advance(&self, step: u64, kind: &str) {
+        self.bar.inc(step);
         let mut state = self.state.lock().expect("nothing panics while holding it");
-        state.done += bytes;
-        if state.told.elapsed() >= EVERY || state.done == state.bytes {
+        state.done += step;
+        if state.told.elapsed() >= EVERY || state.done == state.of {
             state.told = Instant::now();
-            self.printer.event("progress", &json!({ "bytes": state.done, "of": state.bytes }));
+            let unit = if kind == "progress" { "bytes" } else { "modules" };
+            self.printer.event(kind, &json!({ unit: state.done, "of": state.of }));
         }
     }
 }
@@ -56,11 +68,15 @@ impl Observer for Progress<'_> {
     fn on(&self, event: &Event) {
         match event {
             Event::Started { bytes } => {
-                self.bar.set_length(*bytes);
-                self.state.lock().expect("nothing panics while holding it").bytes = *bytes;
+                self.begin(WRITING, *bytes);
                 self.printer.event("started", &json!({ "bytes": bytes }));
             }
-            Event::Block { bytes } => self.advance(*bytes),
+            Event::Measuring { modules } => {
+                self.begin(MEASURING, *modules);
+                self.printer.event("measuring", &json!({ "modules": modules }));
+            }
+            Event::Measured { .. } => self.advance(1, "measured"),
+            Event::Block { bytes } => self.advance(*bytes, "progress"),
             Event::Finished { file, bytes } => {
                 self.printer.event("file", &json!({ "name": file, "bytes": bytes }));
             }

@@ -1,6 +1,9 @@
 //! Carries a plan out: every file of the output, in bounded memory, whole or not at all.
 
+mod allocated;
+mod encode;
 mod event;
+mod measure;
 mod output;
 mod shard;
 mod worker;
@@ -10,11 +13,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
+pub use allocated::{Allocating, Means};
 pub use event::{Event, Observer, Silent};
+pub use measure::{Measuring, Wanted};
 
 use crate::checkpoint::{CONFIG, Checkpoint, INDEX};
 use crate::error::{Error, Result};
-use crate::plan::{Plan, Schedule, index_json};
+use crate::plan::{Importance, Plan, Schedule, index_json};
 use output::OutputDir;
 pub use output::free_space;
 use shard::Shards;
@@ -31,6 +36,8 @@ pub struct Run<'a> {
     pub output: &'a Path,
     /// How memory is shared out.
     pub schedule: Schedule,
+    /// Weights of input channels, for a method that searches.
+    pub importance: Option<&'a Importance>,
     /// Is told what happens.
     pub observer: &'a dyn Observer,
     /// Stops the run when it is set.
@@ -52,6 +59,9 @@ impl Run<'_> {
     /// # Errors
     /// Whatever goes wrong first; nothing of the output is left then.
     pub fn execute(&self) -> Result<()> {
+        if let Some(importance) = self.importance {
+            importance.check(&self.plan.tasks)?;
+        }
         let output = OutputDir::create(self.output)?;
         let result = self.write(&output);
         if result.is_err() {
@@ -94,6 +104,7 @@ impl Run<'_> {
         let shared = Shared {
             plan: self.plan,
             checkpoint: self.checkpoint,
+            importance: self.importance,
             shards,
             queue: &queue,
             observer: self.observer,
