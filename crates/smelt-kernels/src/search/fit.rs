@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! t = (w - b) * (1 / s),  q = round(clamp(t, 0, n)),  d = t - q
-//! Q = Σωq / Σω,  D = Σωd / Σω
+//! Q = Σωq / Σω,  D = Σωd / Σω = (Σω(w - lo) / Σω - (b - lo)) / s - Q,  lo the least w
 //! c = Σωdq - D Σωq,  v = Σωqq - Q Σωq,  β = c / v           how d depends on q
 //! error = s² Σωdd,   after the refit  s² (Σωdd - D Σωd - β c)
 //! s' = T(s + s β),  b' = T(b + s D + (s - s') Q)            b' knows the stored s'
@@ -116,7 +116,6 @@ fn sort<S: Simd>(s: S, a: Tried<S::F>, b: Tried<S::F>) -> [Tried<S::F>; 2] {
 struct Sums<F> {
     wq: F,
     wqq: F,
-    wd: F,
     wdq: F,
     wdd: F,
 }
@@ -127,9 +126,13 @@ struct Groups<'a, S: Simd, T, const WEIGHTED: bool> {
     values: &'a [[f32; LANES]],
     weights: &'a [[f32; LANES]],
     levels: S::F,
+    /// Σω.
+    total: S::F,
     /// 1 / Σω.
     share: S::F,
     least: S::F,
+    /// The mean above the least: Σω(w - lo) / Σω.
+    mean: S::F,
     range: S::F,
     middle: S::F,
     /// n / range: makes scales comparable among groups of any magnitude.
@@ -145,9 +148,11 @@ impl<'a, S: Simd, T: Element, const WEIGHTED: bool> Groups<'a, S, T, WEIGHTED> {
             least = s.min(s.load(x), least);
             greatest = s.max(s.load(x), greatest);
         }
-        let mut total = s.splat(if WEIGHTED { 0.0 } else { values.len() as f32 });
-        for w in weights {
-            total = s.add(total, s.load(w));
+        let (mut total, mut sum) = (s.splat(0.0), s.splat(0.0));
+        for (k, x) in values.iter().enumerate() {
+            let w = if WEIGHTED { s.load(&weights[k]) } else { s.splat(1.0) };
+            total = s.add(total, w);
+            sum = s.add(sum, s.mul(w, s.sub(s.load(x), least)));
         }
         let (range, half) = (s.sub(greatest, least), s.splat(0.5));
         let levels = s.splat(levels);
@@ -156,8 +161,10 @@ impl<'a, S: Simd, T: Element, const WEIGHTED: bool> Groups<'a, S, T, WEIGHTED> {
             values,
             weights,
             levels,
+            total,
             share: s.div(s.splat(1.0), total),
             least,
+            mean: s.div(sum, total),
             range,
             middle: s.add(s.mul(least, half), s.mul(greatest, half)),
             unit: s.div(levels, range),
@@ -234,8 +241,11 @@ impl<'a, S: Simd, T: Element, const WEIGHTED: bool> Groups<'a, S, T, WEIGHTED> {
     fn pass(&self, pair: Pair<S::F>, best: &mut Tried<S::F>) -> Tried<S::F> {
         let s = self.s;
         let Pair { scale, bias } = pair;
-        let sums = self.sums(pair);
-        let (mean_q, mean_d) = (s.mul(sums.wq, self.share), s.mul(sums.wd, self.share));
+        let inverse = s.div(s.splat(1.0), scale);
+        let sums = self.sums(bias, inverse);
+        let mean_q = s.mul(sums.wq, self.share);
+        let mean_t = s.mul(s.sub(self.mean, s.sub(bias, self.least)), inverse);
+        let mean_d = s.sub(mean_t, mean_q);
         let spread = s.sub(sums.wqq, s.mul(mean_q, sums.wq));
         let along = s.sub(sums.wdq, s.mul(mean_d, sums.wq));
         let slope = s.div(along, spread);
@@ -245,7 +255,7 @@ impl<'a, S: Simd, T: Element, const WEIGHTED: bool> Groups<'a, S, T, WEIGHTED> {
         let unit = s.mul(unit, unit);
         let error = s.mul(sums.wdd, unit);
         [*best, _] = sort(s, *best, Tried { error, pair });
-        let gain = s.add(s.mul(mean_d, sums.wd), s.mul(slope, along));
+        let gain = s.add(s.mul(s.mul(mean_d, mean_d), self.total), s.mul(slope, along));
         let refit = T::round(s, s.add(scale, s.mul(scale, slope)));
         let moved = s.add(s.mul(scale, mean_d), s.mul(s.sub(scale, refit), mean_q));
         Tried {
@@ -255,13 +265,14 @@ impl<'a, S: Simd, T: Element, const WEIGHTED: bool> Groups<'a, S, T, WEIGHTED> {
     }
 
     #[inline(always)]
-    fn sums(&self, pair: Pair<S::F>) -> Sums<S::F> {
+    fn sums(&self, bias: S::F, inverse: S::F) -> Sums<S::F> {
         let s = self.s;
-        let inverse = s.div(s.splat(1.0), pair.scale);
         let zero = s.splat(0.0);
-        let mut sums = Sums { wq: zero, wqq: zero, wd: zero, wdq: zero, wdd: zero };
+        // (b - w) * (-1 / s) has the same bits, and lets the subtraction take its operand from memory.
+        let inverse = s.sub(zero, inverse);
+        let mut sums = Sums { wq: zero, wqq: zero, wdq: zero, wdd: zero };
         for (k, x) in self.values.iter().enumerate() {
-            let t = s.mul(s.sub(s.load(x), pair.bias), inverse);
+            let t = s.mul(s.sub(bias, s.load(x)), inverse);
             let q = s.round_even(s.min(s.max(t, zero), self.levels));
             let d = s.sub(t, q);
             let (wq, wd) = if WEIGHTED {
@@ -272,7 +283,6 @@ impl<'a, S: Simd, T: Element, const WEIGHTED: bool> Groups<'a, S, T, WEIGHTED> {
             };
             sums.wq = s.add(sums.wq, wq);
             sums.wqq = s.add(sums.wqq, s.mul(wq, q));
-            sums.wd = s.add(sums.wd, wd);
             sums.wdq = s.add(sums.wdq, s.mul(wd, q));
             sums.wdd = s.add(sums.wdd, s.mul(wd, d));
         }

@@ -63,13 +63,13 @@ fn importance(len: usize) -> Vec<f32> {
 
 #[test]
 fn hard_groups_are_never_worse_and_everywhere_the_same() {
-    // Rows of one and a half runs do not divide a block; two of 1088 do, and end within a run.
+    // The second of two rows begins within a run.
     let row = importance(LEN / 2 / 64 * 64);
     let longest = importance(LEN);
     for dtype in DTYPES {
         for (name, input) in blocks(&TABLES, dtype) {
             for format in formats() {
-                let row = if row.len() % format.group_size() == 0 { &row } else { &longest };
+                let row = if row.len().is_multiple_of(format.group_size()) { &row } else { &longest };
                 for effort in Effort::ALL {
                     for importance in [None, Some(row.as_slice())] {
                         let how = How { effort, importance };
@@ -102,7 +102,10 @@ fn without_weights_no_group_is_worse_by_a_bit() {
                         smelt_kernels::distortion(format, dtype, group, None, parts.stored()).error
                     };
                     let (made, plain) = (error(&made), error(&plain));
-                    assert!(!(made > plain), "{name}, {format} {dtype:?}, group {k}: {made} > {plain}");
+                    assert!(
+                        made <= plain || plain.is_nan(),
+                        "{name}, {format} {dtype:?}, group {k}: {made} > {plain}"
+                    );
                 }
             }
         }
@@ -237,7 +240,7 @@ fn distortion_is_what_the_formula_says() {
     let mut random = Random(9);
     let row = importance(LEN / 2);
     for (format, dtype) in formats().into_iter().flat_map(|format| DTYPES.map(|dtype| (format, dtype))) {
-        if row.len() % format.group_size() != 0 {
+        if !row.len().is_multiple_of(format.group_size()) {
             continue;
         }
         let values: Vec<f32> = (0..LEN).map(|_| random.unit() * 0.1).collect();
