@@ -1,6 +1,7 @@
 //! Carries a plan out: every file of the output, in bounded memory, whole or not at all.
 
 mod allocated;
+mod columns;
 mod encode;
 mod event;
 mod measure;
