@@ -9,6 +9,7 @@
 
 mod allocated;
 mod claim;
+mod columns;
 pub mod disk;
 mod encode;
 mod event;

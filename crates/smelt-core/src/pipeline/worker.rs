@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use smelt_kernels::{Format, all_finite};
 
+use super::columns::Columns;
 use super::encode::{Encoder, Place};
 use super::event::{Event, Observer};
 use super::shard::{OpenTask, Shards};
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::layout::pool::Pool;
 use crate::layout::pull::Puller;
 use crate::plan::blocks::{Block, Cut};
-use crate::plan::{Importance, Plan, Task, cut};
+use crate::plan::{Importance, Method, Plan, Task, cut};
 
 /// Hands out blocks, in the order in which they lie in the files.
 #[derive(Debug)]
@@ -78,7 +79,13 @@ pub(super) struct Shared<'a> {
 
 /// Works until nothing is left, something fails, or the run is stopped.
 pub(super) fn work(shared: Shared<'_>) -> Result<()> {
-    let mut worker = Worker { shared, pool: Pool::default(), block: Vec::new(), stored: Vec::new() };
+    let mut worker = Worker {
+        shared,
+        columns: Columns::default(),
+        pool: Pool::default(),
+        block: Vec::new(),
+        stored: Vec::new(),
+    };
     let mut last = "";
     while let Some((open, block)) = shared.queue.next() {
         let task = &shared.plan.tasks[open.index];
@@ -98,6 +105,7 @@ pub(super) fn work(shared: Shared<'_>) -> Result<()> {
 
 struct Worker<'a> {
     shared: Shared<'a>,
+    columns: Columns,
     pool: Pool,
     /// The block as pulled.
     block: Vec<u8>,
@@ -130,13 +138,19 @@ impl Worker<'_> {
 
     fn quantize(&mut self, open: &OpenTask, block: &Block, format: Format) -> Result<()> {
         let task = &self.shared.plan.tasks[open.index];
-        let importance = self.shared.importance.and_then(|all| all.of(task.module()));
-        let encoder = Encoder::new(self.shared.plan, task, format, importance);
+        let Shared { plan, checkpoint, importance, .. } = self.shared;
+        let mut place = Place { offset: block.offset, len: block.len };
+        let mut channels = importance.and_then(|all| all.of(task.module()));
+        if channels.is_none() && plan.method != Method::Rtn {
+            let found = self.columns.of(Puller::new(&plan.graph, checkpoint), task, place)?;
+            (channels, place) = found.map_or((None, place), |(channels, place)| (Some(channels), place));
+        }
+        let encoder = Encoder::new(plan, task, format, channels);
         let (group, sizes) = (format.group_size() as u64, encoder.group());
         let (before, groups) = (block.offset / group, (block.len / group) as usize);
         let mut stored = std::mem::take(&mut self.stored);
         resize(&mut stored, groups * sizes.all());
-        encoder.encode(Place { offset: block.offset, len: block.len }, &self.block, &mut stored);
+        encoder.encode(place, &self.block, &mut stored);
         let mut rest = &stored[..];
         for (part, each) in [sizes.codes, sizes.scales, sizes.biases].into_iter().enumerate() {
             let (bytes, later) = rest.split_at(groups * each);

@@ -40,6 +40,9 @@ const LARGEST_BLOCK: u64 = 4 << 20;
 /// Blocks of a task that are asked one by one what they cost.
 const MOST_ASKED: u64 = 256;
 
+/// What it takes to weigh the columns of a matrix by a look at some of its rows.
+pub(crate) const LOOK: u64 = 768 << 10;
+
 /// Workers beyond the threads that compute, so that some wait for the disk meanwhile.
 const WAITING: usize = 1;
 
@@ -129,9 +132,10 @@ fn block_bytes(graph: &Graph, task: &Task, block: &Block) -> u64 {
     held_bytes(task, block.len) + cost::scratch(graph, task.node, &block.region)
 }
 
-/// Bytes of a block as pulled and as stored.
+/// Bytes of a block as pulled and as stored, and of what is found out for it.
 fn held_bytes(task: &Task, elements: u64) -> u64 {
-    elements * task.dtype.bits() / 8 + stored_bytes(task, elements)
+    let look = if task.format.is_some() { LOOK } else { 0 };
+    elements * task.dtype.bits() / 8 + stored_bytes(task, elements) + look
 }
 
 /// Bytes of codes, scales and biases; nothing for a block that is written as it is.

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use choose::Choice;
 pub use importance::{Channels, Importance};
+pub(crate) use memory::LOOK;
 pub use memory::{Memory, Schedule, cut};
 pub use method::Method;
 pub use note::Note;
