@@ -25,7 +25,7 @@ from checkpoints import (
     write_json,
     write_tokenizer,
 )
-from number_formats import F32
+from number_formats import F32, to_bf16
 from record import MANIFESTS
 from sources import (
     Array,
@@ -189,6 +189,10 @@ def quantized_config(case: Case, config: dict[str, Any]) -> dict[str, Any]:
         inner = config[case.config_in] | {"quantization_config": block}
         return config | {case.config_in: inner}
     return config | {"quantization_config": block}
+
+
+def read_config(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / "config.json").read_text())
 
 
 def write(out: Path, config: dict[str, Any], arrays: dict[str, Array], side: dict[str, Any]) -> None:
