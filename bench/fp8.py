@@ -1,7 +1,7 @@
 """Block-FP8 twins of the benchmark's models, and one with the shapes of DeepSeek-V3 (671B).
 
-    fp8.py twin llama OUT             every linear weight in FP8 with 128 x 128 scales, 0.6 GB
-    fp8.py deepseek OUT [--layers N]  names, shapes and scales of DeepSeek-V3; the weights are holes
+fp8.py twin llama OUT             every linear weight in FP8 with 128 x 128 scales, 0.6 GB
+fp8.py deepseek OUT [--layers N]  names, shapes and scales of DeepSeek-V3; the weights are holes
 """
 
 import argparse

@@ -231,7 +231,9 @@ def print_rates(contenders: list[Contender], count: int) -> None:
 
 
 def deepseek(args: argparse.Namespace) -> None:
-    print("### DeepSeek-V3's shapes (671B) in FP8, sparse files, affine 4 bit, --max-memory 128MiB\n")
+    print(
+        "### DeepSeek-V3's shapes (671B) in FP8, sparse files, affine 4 bit, --max-memory 128MiB\n"
+    )
     print("| command | layers | wall s | CPU s | output GB | peak RSS MiB |")
     print("|---|---|---|---|---|---|")
     plan = [str(args.smelt), "plan", str(made_deepseek(DEEPSEEK_LAYERS, args)), *MODES["affine"]]

@@ -35,7 +35,9 @@ def load(checkpoint: Path, library: str) -> Any:
 
 def parameters(checkpoint: Path, library: str) -> dict[str, Stored]:
     """All parameters, as the bytes that a file would hold."""
-    return {name: stored(array) for name, array in tree_flatten(load(checkpoint, library).parameters())}
+    return {
+        name: stored(array) for name, array in tree_flatten(load(checkpoint, library).parameters())
+    }
 
 
 def stored(array: mx.array) -> Stored:

@@ -36,7 +36,7 @@ E5M2[(np.arange(256) & 0x7F) > 0x7C] = np.nan
 E5M2[0xFC] = -np.inf
 
 E8M0 = np.append(2.0 ** (np.arange(255.0) - 127), np.nan).astype(F32)
-"""2^(byte − 127); 255 is NaN"""
+"""2^(byte - 127); 255 is NaN"""
 
 
 def nearest(table: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -62,7 +62,9 @@ def to_f16(values: np.ndarray) -> np.ndarray:
 ROUND = {"BF16": to_bf16, "F16": to_f16, "F32": lambda values: values.astype(F32)}
 
 
-def blocks_to_elements(scales: np.ndarray, block: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+def blocks_to_elements(
+    scales: np.ndarray, block: tuple[int, ...], shape: tuple[int, ...]
+) -> np.ndarray:
     """The scale of each element; blocks at the far edges may stick out of `shape`."""
     for axis, length in enumerate(block):
         scales = np.repeat(scales, length, axis)
@@ -78,7 +80,9 @@ def block_maxima(values: np.ndarray, block: tuple[int, ...]) -> np.ndarray:
     return split.max(axis=tuple(range(1, 2 * len(block), 2)))
 
 
-def pack(codes: np.ndarray, bits: int, axis: int = -1, order: tuple[int, ...] | None = None) -> np.ndarray:
+def pack(
+    codes: np.ndarray, bits: int, axis: int = -1, order: tuple[int, ...] | None = None
+) -> np.ndarray:
     """Codes in 32-bit words along an axis, the first in the lowest bits, padded with zeros.
 
     `order[i]` is the code of each word's run that lies in its i-th place, where it isn't the i-th.

@@ -1,8 +1,8 @@
 """Checkpoints in every storage format, each beside the plain checkpoint that it stands for.
 
-Names, shapes, dtypes and configs come from manifests of published checkpoints (`tests/manifests`). Where
-there is one of a quantized checkpoint, the plain one is derived from it and has to encode back to exactly
-what the manifest lists; other formats are put on a plain model.
+Names, shapes, dtypes and configs come from manifests of published checkpoints (`tests/manifests`).
+Where there is one of a quantized checkpoint, the plain one is derived from it and has to encode back
+to exactly what the manifest lists; other formats are put on a plain model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +25,9 @@ from checkpoints import (
     write_json,
     write_tokenizer,
 )
-from number_formats import F32, to_bf16
+from number_formats import F32
 from record import MANIFESTS
-from sources import (
-    Array,
-    Awq,
-    Encoded,
-    Encoder,
-    Fp8,
-    Gptq,
-    Mxfp4,
-    Mxfp4Blocks,
-    Nvfp4,
-    PackQuantized,
-    compressed,
-    float_quantized,
-    floats,
-    fp8_block,
-    write_arrays,
-)
+from sources import Array, Encoded, Encoder, floats, write_arrays
 
 Shape = tuple[int, ...]
 
@@ -51,7 +35,9 @@ COMPANION = re.compile(
     r"(_scale_inv|\.scale|\.weight_scale|\.weight_scale_2|\.input_scale|\.activation_scale|\.weight_shape"
     r"|\.weight_global_scale|\.input_global_scale|\.qzeros|\.scales|_scales)$"
 )
-DENSE = re.compile(r"embed|lm_head|norm|\.gate\.|router|visual|vision|conv1d|shared_expert_gate|eh_proj")
+DENSE = re.compile(
+    r"embed|lm_head|norm|\.gate\.|router|visual|vision|conv1d|shared_expert_gate|eh_proj"
+)
 GPT_OSS_BIAS = "proj_bias"
 
 
@@ -74,6 +60,8 @@ class Case:
     """a pattern of the modules that are quantized, on a plain manifest"""
     config_in: str = ""
     """the block of config.json that holds `quantization_config`"""
+    text_config: dict[str, Any] = field(default_factory=dict)
+    """keys to change there"""
 
     def __str__(self) -> str:
         return self.id
@@ -97,7 +85,27 @@ class Made:
 
 
 def manifest(name: str) -> dict[str, Any]:
+    if name == "wide":
+        return wide()
     return json.loads((MANIFESTS / f"{name}.json").read_text())
+
+
+def wide() -> dict[str, Any]:
+    """llama in one layer, larger than a block of a run in little memory, in odd multiples of 64."""
+    small = manifest("llama")
+    config = small["config"] | {
+        "hidden_size": 1600,
+        "intermediate_size": 4160,
+        "num_hidden_layers": 1,
+    }
+    sizes = {128: 1600, 256: 4160}
+    tensors = {
+        name.replace("{0-3}", "0"): [sizes.get(size, size) for size in shape]
+        for name, shape in small["tensors"].items()
+    }
+    tensors["model.layers.0.self_attn.q_proj.weight"] = [128, 1600]
+    tensors["model.layers.0.self_attn.o_proj.weight"] = [1600, 128]
+    return {"config": config, "tensors": tensors}
 
 
 def stored_tensors(name: str) -> Iterator[tuple[str, str, Shape]]:
@@ -132,7 +140,7 @@ def is_quantized(case: Case, name: str, shape: Shape) -> bool:
 
 @functools.cache
 def is_packed(name: str) -> bool:
-    """Whether a manifest is that of a quantized checkpoint: then it says itself what is quantized."""
+    """Whether a manifest is of a quantized checkpoint: then it says itself what is quantized."""
     return "quantization_config" in manifest(name)["config"]
 
 
@@ -178,6 +186,8 @@ def dense(name: str, dtype: str, shape: Shape) -> Array:
 
 def plain_config(case: Case, config: dict[str, Any]) -> dict[str, Any]:
     config = {k: v for k, v in config.items() if k != "quantization_config"}
+    if case.text_config:
+        config["text_config"] = config["text_config"] | case.text_config
     return config | {"dtype": CONFIG_DTYPE[case.dtype], "torch_dtype": CONFIG_DTYPE[case.dtype]}
 
 
@@ -195,7 +205,9 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
     return json.loads((checkpoint / "config.json").read_text())
 
 
-def write(out: Path, config: dict[str, Any], arrays: dict[str, Array], side: dict[str, Any]) -> None:
+def write(
+    out: Path, config: dict[str, Any], arrays: dict[str, Array], side: dict[str, Any]
+) -> None:
     out.mkdir(parents=True)
     write_json(out / "config.json", config)
     for name, value in side.items():
@@ -229,138 +241,3 @@ def gpt_oss_parts(name: str, bits: np.ndarray) -> Iterator[tuple[str, np.ndarray
         yield base + suffix, np.swapaxes(bits, 1, 2)
     else:
         yield name, bits
-
-
-# -- the table -----------------------------------------------------------------------
-
-STATIC = {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None}
-FBGEMM = {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"]}
-MXFP4_CONFIG = {
-    "quant_method": "mxfp4",
-    "modules_to_not_convert": [
-        "model.layers.*.self_attn",
-        "model.layers.*.mlp.router",
-        "model.embed_tokens",
-        "lm_head",
-    ],
-}
-MXFP8_CONFIG = {
-    "quant_method": "mxfp8",
-    "fmt": "e4m3",
-    "weight_block_size": [1, 32],
-    "scale_fmt": "ue8m0",
-}
-
-
-def modelopt(algorithm: str, **more: Any) -> dict[str, Any]:
-    """config.json's block of ModelOpt."""
-    return {
-        "quant_method": "modelopt",
-        "quant_algo": algorithm,
-        "producer": {"name": "modelopt", "version": "0.33.0"},
-        "ignore": ["lm_head"],
-        "config_groups": {"group_0": {"targets": ["Linear"]}},
-        **more,
-    }
-
-
-def hf_quant_config(algorithm: str, **more: Any) -> dict[str, Any]:
-    """The side file in which ModelOpt says the same, or says it alone."""
-    inner = {"quant_algo": algorithm, "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}
-    return {"producer": {"name": "modelopt", "version": "0.33.0"}, "quantization": inner | more}
-
-
-INPUT_SCALE = (("input_scale", "F32", ()),)
-PER_TENSOR = Fp8(
-    modelopt("FP8", kv_cache_scheme={"dynamic": False, "num_bits": 8, "type": "float"}),
-    scale_shape="scalar",
-    suffix="_scale",
-    extra=INPUT_SCALE,
-)
-CT_NVFP4 = compressed("nvfp4-pack-quantized", {"num_bits": 4, "group_size": 16, "type": "float"})
-CT_MXFP4 = compressed("mxfp4-pack-quantized", {"num_bits": 4, "group_size": 32, "type": "float"})
-ACTIVATION = (("activation_scale", "BF16", ()),)
-E8M0 = "F8_E8M0"
-
-BLOCK = [
-    Case("fp8-block-f32-edges", "deepseek_v3_fp8", fp8_block(128), ("FP8", "128")),
-    Case("fp8-block-f32-dsa", "deepseek_v32_fp8", fp8_block(128), ("FP8", "128")),
-    Case("fp8-block-f32-kimi", "kimi_k2_fp8", fp8_block(128), ("FP8", "128")),
-    Case("fp8-block-f32-minimax", "minimax_m2_fp8", fp8_block(128), ("FP8", "128")),
-    Case("fp8-block-f32-mimo", "mimo_v2_flash_fp8", fp8_block(128), ("FP8", "128")),
-    Case("fp8-block-f32-llama", "llama_fp8", fp8_block(128), ("FP8", "128")),
-    Case("fp8-block-bf16-qwen3-moe", "qwen3_moe_fp8", fp8_block(128, "BF16"), ("FP8", "128")),
-    Case("fp8-block-bf16-qwen3-next", "qwen3_next_fp8", fp8_block(128, "BF16"), ("FP8", "128")),
-    Case("fp8-block-bf16-qwen3.5-moe", "qwen3_5_moe_fp8", fp8_block(128, "BF16"), ("FP8", "128"), library="mlx-vlm"),
-    Case("fp8-block-64", "llama", fp8_block(64), ("FP8", "64")),
-    Case("fp8-block-oblong", "llama", fp8_block((48, 80)), ("FP8", "48", "80")),
-    Case("fp8-block-ct", "llama", float_quantized("block", block=(128, 128)), ("FP8", "128")),
-    Case("fp8-block-e8m0-scale", "qwen3_moe", fp8_block(128, E8M0, suffix=".scale"), ("FP8", "128")),
-    Case("fp8-block-e8m0-scale-inv", "llama", fp8_block(32, E8M0), ("FP8", "32")),
-    Case("fp8-block-u8", "llama", fp8_block(128, "U8"), ("FP8", "128")),
-    Case("mxfp8-u8-minimax-m3", "minimax_m3_mxfp8", Fp8(MXFP8_CONFIG, (1, 32), "U8"), ("MXFP8",), library="mlx-vlm"),
-    Case("mxfp8-u8", "qwen3_moe", Fp8(MXFP8_CONFIG, (1, 32), "U8"), ("MXFP8",)),
-]
-E5M2 = [
-    Case("fp8-e5m2-block", "llama", fp8_block(128, code="F8_E5M2", config={"fmt": "e5m2"}), ("E5M2",)),
-    Case("fp8-e5m2-tensor", "qwen3", replace(PER_TENSOR, code="F8_E5M2"), ("E5M2",)),
-]
-FUSED = [
-    Case(
-        "fp8-fused-experts",
-        "qwen3_5_moe_fused",
-        fp8_block(64, "BF16"),
-        ("FP8", "64"),
-        library="mlx-vlm",
-        only=r"language_model\.layers.*(mlp\.experts\.(gate_up|down)_proj|(q|k|v|o)_proj\.weight)$",
-    )
-]
-WHOLE = [
-    Case("fp8-tensor-static", "ministral3_fp8", Fp8(STATIC, scale_dtype="BF16", scale_shape="scalar", extra=ACTIVATION), ("FP8",)),
-    Case("fp8-tensor-static-vlm", "mistral3_fp8", Fp8(STATIC, scale_dtype="BF16", scale_shape="scalar", extra=ACTIVATION), ("FP8",), library="mlx-vlm"),
-    Case("fp8-tensor-modelopt", "llama", PER_TENSOR, ("FP8",), side={"hf_quant_config.json": hf_quant_config("FP8")}),
-    Case("fp8-tensor-modelopt-side-file", "llama", replace(PER_TENSOR, config={}), ("FP8",), side={"hf_quant_config.json": hf_quant_config("FP8")}),
-    Case("fp8-tensor-ct", "llama", float_quantized("tensor", scale_shape="one", extra=(("input_scale", "F32", (1,)),)), ("FP8",)),
-    Case("fp8-channel-ct", "glm4_moe_fp8ct", float_quantized("channel", scale_shape="column", scale_dtype="BF16"), ("FP8",)),
-    Case("fp8-channel-ct-qwen3", "qwen3_ct_fp8", float_quantized("channel", scale_shape="column", scale_dtype="BF16"), ("FP8",)),
-    Case("fp8-channel-1d", "llama", float_quantized("channel", scale_shape="row"), ("FP8",)),
-    Case("fp8-channel-fbgemm", "llama", Fp8(FBGEMM, scale_shape="column", suffix="_scale"), ("FP8",), only=r"mlp\..*_proj\.weight$"),
-]
-FP4 = [
-    Case("mxfp4-gpt-oss", "gpt_oss", Mxfp4Blocks(MXFP4_CONFIG), ("MXFP4",)),
-    Case("fp4-i8-experts", "qwen3_moe", fp8_block(128, E8M0, suffix=".scale"), ("FP4", "FP8"), experts=Mxfp4({})),
-    Case("mxfp4-ct", "llama", Mxfp4(CT_MXFP4, ".weight_packed", "U8", ".weight_scale", "U8"), ("MXFP4",)),
-    Case("nvfp4-modelopt", "qwen3_nvfp4", Nvfp4(modelopt("NVFP4", group_size=16)), ("NVFP4",)),
-    Case("nvfp4-modelopt-moe", "qwen3_moe_nvfp4", Nvfp4({}), ("NVFP4",), side={"hf_quant_config.json": hf_quant_config("NVFP4", group_size=16)}),
-    Case("nvfp4-modelopt-vlm", "qwen3_5_nvfp4", Nvfp4(modelopt("NVFP4", group_size=16)), ("NVFP4",), library="mlx-vlm"),
-    Case("nvfp4-modelopt-exact", "qwen3_nvfp4", Nvfp4(modelopt("NVFP4", group_size=16), exact="self_attn"), ("NVFP4",)),
-    Case("nvfp4-ct", "qwen3_ct_nvfp4", Nvfp4(CT_NVFP4, divisor=True), ("NVFP4",)),
-    Case("nvfp4-ct-exact", "qwen3_ct_nvfp4", Nvfp4(CT_NVFP4, divisor=True, exact="self_attn"), ("NVFP4",)),
-]
-INTEGERS = [
-    Case("int4-g32-kimi", "kimi_k2_thinking_int4", PackQuantized(), ("INT4", "32")),
-    Case("int4-g32-moe", "qwen3_moe_ct_int4", PackQuantized(), ("INT4", "32")),
-    Case("int4-g32-llama", "llama_ct_int4", PackQuantized(), ("INT4", "32")),
-    Case("int4-g128-i64-shape", "llama", PackQuantized(128, shape_dtype="I64"), ("INT4", "128")),
-    Case("int4-asymmetric-g32", "llama", PackQuantized(symmetric=False), ("INT4", "32")),
-    Case("int4-asymmetric-g128", "llama", PackQuantized(128, symmetric=False), ("INT4", "128")),
-    Case("int4-act-order", "llama", PackQuantized(act_order=True), ("INT4", "32")),
-    Case("int8-g128", "llama", PackQuantized(128, bits=8), ("INT8", "128")),
-]
-PACKED = [
-    Case("awq", "llama_awq", Awq(), ("AWQ",), dtype="F16"),
-    Case("awq-qwen2", "qwen2_awq", Awq(), ("AWQ",), dtype="F16"),
-    Case("awq-g128", "llama", Awq(128), ("AWQ", "128"), dtype="F16"),
-    Case("awq-exact", "llama_awq", Awq(few_bits=True), ("AWQ",), dtype="F16"),
-    Case("gptq-4", "llama", Gptq(), ("GPTQ",), dtype="F16"),
-    Case("gptq-4-act-order", "qwen3", Gptq(act_order=True), ("GPTQ",), dtype="F16"),
-    Case("gptq-4-symmetric-g128", "llama", Gptq(group=128, symmetric=True), ("GPTQ", "128"), dtype="F16"),
-    Case("gptq-8", "llama", Gptq(bits=8), ("GPTQ", "8"), dtype="F16"),
-    Case("gptq-8-act-order", "llama", Gptq(bits=8, act_order=True), ("GPTQ", "8"), dtype="F16"),
-    Case("gptq-v2", "llama", Gptq(version=2), ("GPTQ",), dtype="F16"),
-    Case("gptq-exact", "llama", Gptq(few_bits=True), ("GPTQ",), dtype="F16"),
-    Case("gptq-bf16", "qwen3_moe", Gptq(dtype="BF16"), ("GPTQ",)),
-]
-CASES = [*BLOCK, *E5M2, *FUSED, *WHOLE, *FP4, *INTEGERS, *PACKED]
-BY_ID = {case.id: case for case in CASES}
-GENUINE = [case for case in CASES if is_packed(case.manifest)]

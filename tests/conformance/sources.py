@@ -1,8 +1,8 @@
 """One encoder for each way in which publishers store quantized weights.
 
-An encoder turns the float weight of a module into the tensors that a checkpoint holds for it, and says
-which values those stand for: `Encoded.decoded`, computed here with numpy from the format's definition
-in the order in which the publisher's own code computes it, rounded to the float type of the model.
+An encoder turns the float weight of a module into the tensors that a checkpoint holds for it, and
+says which values those stand for: `Encoded.decoded`, computed here with numpy from the format's
+definition, in the order in which the publisher's own code computes it, rounded to the model's type.
 Every code that a format has occurs in every weight, so that a wrong table can't stay unseen.
 """
 
@@ -104,7 +104,7 @@ def power_of_two(scales: np.ndarray) -> np.ndarray:
 class Fp8:
     """8-bit floats with one scale a tensor, a row or a block, of which the weight is the product.
 
-    DeepSeek calls the scale `weight_scale_inv`, which it is not: it multiplies, as `weight_scale` does.
+    DeepSeek calls the scale `weight_scale_inv`; it multiplies all the same, as `weight_scale` does.
     """
 
     config: dict[str, Any]
@@ -112,9 +112,9 @@ class Fp8:
     """elements a scale covers on each of the last axes; None: all"""
     scale_dtype: str = "F32"
     scale_shape: str = "grid"
-    """how scales are laid out: `grid` of blocks, `scalar` [], `one` [1], `column` [out, 1], `row` [out]"""
+    """how scales lie: `grid` of blocks, `scalar` [], `one` [1], `column` [out, 1], `row` [out]"""
     suffix: str = "_scale_inv"
-    """appended to the weight's name; one that starts with a dot takes the place of `.weight`"""
+    """appended to the weight's name; with a dot before, put in the place of `.weight`"""
     code: str = "F8_E4M3"
     dtype: str = "BF16"
     extra: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
@@ -214,7 +214,7 @@ class Mxfp4Blocks:
         groups = np.swapaxes(values, -1, -2)
         groups = groups.reshape(*groups.shape[:-1], -1, 32)
         byte = power_of_two(np.abs(groups).max(-1) / 6)
-        byte.reshape(-1)[:2] = [0, 1]  # 2^−127 is a subnormal of bf16
+        byte.reshape(-1)[:2] = [0, 1]  # 2^-127 is a subnormal of bf16
         codes = fp4_codes(groups / E8M0[byte][..., None])
         decoded = (E2M1[codes] * E8M0[byte][..., None]).reshape(*groups.shape[:-2], -1)
         stored = {
@@ -226,7 +226,7 @@ class Mxfp4Blocks:
 
 @dataclass(frozen=True)
 class Mxfp4:
-    """Two codes a byte and one E8M0 byte for 32 of them: DeepSeek-V4's experts, compressed-tensors' MXFP4."""
+    """Two codes a byte, one E8M0 byte for 32: DeepSeek-V4's experts, compressed-tensors' MXFP4."""
 
     config: dict[str, Any]
     weight: str = ".weight"
@@ -251,7 +251,7 @@ class Mxfp4:
 class Nvfp4:
     """E2M1 codes with an E4M3 scale for 16 and a second scale for all.
 
-    ModelOpt stores the second scale as a factor, compressed-tensors its reciprocal as a divisor. Both
+    ModelOpt stores the second scale as a factor, compressed-tensors its reciprocal, a divisor. Both
     join the scales in f32 first, then multiply the code.
     """
 
@@ -278,7 +278,9 @@ class Nvfp4:
         second = F32(largest.max() / (6 * 448))
         return np.maximum(nearest(positive, largest / (6 * second)), 1), second
 
-    def _stored(self, base: str, packed: Array, first: Array, second: np.float32) -> dict[str, Array]:
+    def _stored(
+        self, base: str, packed: Array, first: Array, second: np.float32
+    ) -> dict[str, Array]:
         if self.divisor:
             return {
                 f"{base}.weight_packed": packed,
@@ -299,7 +301,7 @@ class Nvfp4:
 
 @dataclass(frozen=True)
 class Integers:
-    """Codes, scales and zero points of groups along the input: w = (code − zero) · scale."""
+    """Codes, scales and zero points of groups along the input: w = (code - zero) · scale."""
 
     codes: np.ndarray
     """[out, in]"""
@@ -358,7 +360,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class PackQuantized:
-    """Integers of compressed-tensors: `weight_packed` along the input, zero points along the output."""
+    """Integers of compressed-tensors: weights packed along the input, zeros along the output."""
 
     group: int = 32
     symmetric: bool = True

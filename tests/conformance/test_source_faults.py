@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import source_cases
 from conftest import Smelt
-from source_cases import BY_ID, Made
+from number_formats import to_bf16
+from source_cases import Made
+from source_table import BY_ID
 from sources import Array, floats
 
 LAYER = "model.layers.2."
@@ -101,58 +103,195 @@ SCALE = f"{DOWN}.weight_scale_inv"
 FAULTS = [
     # A companion is missing, or there is one too many.
     Fault("fp8-no-scale", "fp8-block-f32-llama", without(SCALE), (f"{DOWN}.weight",)),
-    Fault("fp8-spare-scale", "fp8-block-f32-llama", dense(f"{DOWN}.weight"), (f"{DOWN}.weight", SCALE)),
+    Fault(
+        "fp8-spare-scale", "fp8-block-f32-llama", dense(f"{DOWN}.weight"), (f"{DOWN}.weight", SCALE)
+    ),
     Fault("fp8-scale-alone", "fp8-block-f32-llama", without(f"{DOWN}.weight"), (SCALE,)),
-    Fault("fp8-two-scales", "fp8-block-f32-llama", put(f"{DOWN}.weight_scale", floats("F32", np.ones((1, 2)))), (f"{DOWN}.weight_scale",)),
-    Fault("modelopt-no-scale", "fp8-tensor-modelopt", without(f"{DOWN}.weight_scale"), (f"{DOWN}.weight",)),
-    Fault("mxfp4-no-scales", "mxfp4-gpt-oss", without(f"{LAYER}mlp.experts.down_proj_scales"), (f"{LAYER}mlp.experts.down_proj",)),
-    Fault("mxfp4-no-blocks", "mxfp4-gpt-oss", without(f"{LAYER}mlp.experts.down_proj_blocks"), (f"{LAYER}mlp.experts.down_proj",)),
+    Fault(
+        "fp8-two-scales",
+        "fp8-block-f32-llama",
+        put(f"{DOWN}.weight_scale", floats("F32", np.ones((1, 2)))),
+        (f"{DOWN}.weight_scale",),
+    ),
+    Fault(
+        "modelopt-no-scale",
+        "fp8-tensor-modelopt",
+        without(f"{DOWN}.weight_scale"),
+        (f"{DOWN}.weight",),
+    ),
+    Fault(
+        "mxfp4-no-scales",
+        "mxfp4-gpt-oss",
+        without(f"{LAYER}mlp.experts.down_proj_scales"),
+        (f"{LAYER}mlp.experts.down_proj",),
+    ),
+    Fault(
+        "mxfp4-no-blocks",
+        "mxfp4-gpt-oss",
+        without(f"{LAYER}mlp.experts.down_proj_blocks"),
+        (f"{LAYER}mlp.experts.down_proj",),
+    ),
     Fault("fp4-no-scale", "fp4-i8-experts", without(f"{EXPERT}.scale"), (f"{EXPERT}.weight",)),
     Fault("nvfp4-no-scale", "nvfp4-modelopt", without(f"{Q}.weight_scale"), (f"{Q}.weight",)),
-    Fault("nvfp4-no-second-scale", "nvfp4-modelopt", without(f"{Q}.weight_scale_2"), (f"{Q}.weight",)),
-    Fault("nvfp4-no-global-scale", "nvfp4-ct", without(f"{Q}.weight_global_scale"), (f"{Q}.weight",)),
+    Fault(
+        "nvfp4-no-second-scale", "nvfp4-modelopt", without(f"{Q}.weight_scale_2"), (f"{Q}.weight",)
+    ),
+    Fault(
+        "nvfp4-no-global-scale", "nvfp4-ct", without(f"{Q}.weight_global_scale"), (f"{Q}.weight",)
+    ),
     Fault("int4-no-scale", "int4-g32-llama", without(f"{Q}.weight_scale"), (f"{Q}.weight",)),
-    Fault("int4-no-zero-point", "int4-asymmetric-g32", without(f"{Q}.weight_zero_point"), (f"{Q}.weight",)),
+    Fault(
+        "int4-no-zero-point",
+        "int4-asymmetric-g32",
+        without(f"{Q}.weight_zero_point"),
+        (f"{Q}.weight",),
+    ),
     Fault("awq-no-zeros", "awq", without(f"{Q}.qzeros"), (f"{Q}.q",)),
     Fault("awq-no-scales", "awq", without(f"{Q}.scales"), (f"{Q}.qweight",)),
     Fault("gptq-no-scales", "gptq-4", without(f"{Q}.scales"), (f"{Q}.qweight",)),
     Fault("gptq-act-order-no-index", "gptq-4-act-order", without(f"{Q}.g_idx"), (f"{Q}.qweight",)),
     # One of another shape or dtype.
-    Fault("fp8-scale-transposed", "fp8-block-f32-llama", reshaped(SCALE, 2, 1), (f"{DOWN}.weight", SCALE)),
-    Fault("fp8-scale-too-long", "fp8-block-f32-llama", reshaped(SCALE, 1, 3), (f"{DOWN}.weight", SCALE)),
+    Fault(
+        "fp8-scale-transposed",
+        "fp8-block-f32-llama",
+        reshaped(SCALE, 2, 1),
+        (f"{DOWN}.weight", SCALE),
+    ),
+    Fault(
+        "fp8-scale-too-long",
+        "fp8-block-f32-llama",
+        reshaped(SCALE, 1, 3),
+        (f"{DOWN}.weight", SCALE),
+    ),
     Fault("fp8-scale-integers", "fp8-block-f32-llama", retyped(SCALE, "I64", np.int64), (SCALE,)),
-    Fault("fp8-channel-too-short", "fp8-channel-ct-qwen3", reshaped(f"{Q}.weight_scale", 64, 1), (f"{Q}.weight_scale",)),
-    Fault("fp8-fused-scale-2d", "fp8-fused-experts", reshaped("model.language_model.layers.2.mlp.experts.down_proj_scale_inv", 2, 1), ("layers.2.mlp.experts.down_proj",)),
-    Fault("mxfp4-scales-short", "mxfp4-gpt-oss", reshaped(f"{LAYER}mlp.experts.down_proj_scales", 4, 128, 4), (f"{LAYER}mlp.experts.down_proj_scales",)),
-    Fault("nvfp4-scale-short", "nvfp4-modelopt", reshaped(f"{Q}.weight_scale", 128, 4), (f"{Q}.weight_scale",)),
-    Fault("nvfp4-scale-bf16", "nvfp4-modelopt", retyped(f"{Q}.weight_scale", "BF16", np.uint16), (f"{Q}.weight_scale",)),
-    Fault("nvfp4-second-scale-long", "nvfp4-modelopt", put(f"{Q}.weight_scale_2", floats("F32", np.ones(3))), (f"{Q}.weight_scale_2",)),
-    Fault("int4-scale-long", "int4-g32-llama", reshaped(f"{Q}.weight_scale", 128, 8), (f"{Q}.weight_scale",)),
-    Fault("int4-wrong-shape", "int4-g32-llama", put(f"{Q}.weight_shape", Array("I32", np.array([128, 256], np.int32))), (f"{Q}.weight_shape",)),
-    Fault("int4-packed-floats", "int4-g32-llama", retyped(f"{Q}.weight_packed", "F32", np.float32), (f"{Q}.weight_packed",)),
+    Fault(
+        "fp8-channel-too-short",
+        "fp8-channel-ct-qwen3",
+        reshaped(f"{Q}.weight_scale", 64, 1),
+        (f"{Q}.weight_scale",),
+    ),
+    Fault(
+        "fp8-fused-scale-2d",
+        "fp8-fused-experts",
+        reshaped("model.language_model.layers.2.mlp.experts.down_proj_scale_inv", 2, 1),
+        ("layers.2.mlp.experts.down_proj",),
+    ),
+    Fault(
+        "mxfp4-scales-short",
+        "mxfp4-gpt-oss",
+        reshaped(f"{LAYER}mlp.experts.down_proj_scales", 4, 128, 4),
+        (f"{LAYER}mlp.experts.down_proj_scales",),
+    ),
+    Fault(
+        "nvfp4-scale-short",
+        "nvfp4-modelopt",
+        reshaped(f"{Q}.weight_scale", 128, 4),
+        (f"{Q}.weight_scale",),
+    ),
+    Fault(
+        "nvfp4-scale-bf16",
+        "nvfp4-modelopt",
+        retyped(f"{Q}.weight_scale", "BF16", np.uint16),
+        (f"{Q}.weight_scale",),
+    ),
+    Fault(
+        "nvfp4-second-scale-long",
+        "nvfp4-modelopt",
+        put(f"{Q}.weight_scale_2", floats("F32", np.ones(3))),
+        (f"{Q}.weight_scale_2",),
+    ),
+    Fault(
+        "int4-scale-long",
+        "int4-g32-llama",
+        reshaped(f"{Q}.weight_scale", 128, 8),
+        (f"{Q}.weight_scale",),
+    ),
+    Fault(
+        "int4-wrong-shape",
+        "int4-g32-llama",
+        put(f"{Q}.weight_shape", Array("I32", np.array([128, 256], np.int32))),
+        (f"{Q}.weight_shape",),
+    ),
+    Fault(
+        "int4-packed-floats",
+        "int4-g32-llama",
+        retyped(f"{Q}.weight_packed", "F32", np.float32),
+        (f"{Q}.weight_packed",),
+    ),
     Fault("awq-zeros-short", "awq", reshaped(f"{Q}.qzeros", 2, 16), (f"{Q}.qzeros",)),
-    Fault("gptq-index-too-large", "gptq-4-act-order", set_bits(f"{Q}.g_idx", (5,), 4), (f"{Q}.g_idx",)),
-    Fault("gptq-index-negative", "gptq-4-act-order", set_bits(f"{Q}.g_idx", (5,), -1), (f"{Q}.g_idx",)),
+    Fault(
+        "gptq-index-too-large", "gptq-4-act-order", set_bits(f"{Q}.g_idx", (5,), 4), (f"{Q}.g_idx",)
+    ),
+    Fault(
+        "gptq-index-negative", "gptq-4-act-order", set_bits(f"{Q}.g_idx", (5,), -1), (f"{Q}.g_idx",)
+    ),
     # The config says another thing than the tensors.
-    Fault("fp8-block-size-contradicts", "fp8-block-f32-llama", configured(weight_block_size=[64, 64]), ("weight_block_size", "64")),
+    Fault(
+        "fp8-block-size-contradicts",
+        "fp8-block-f32-llama",
+        configured(weight_block_size=[64, 64]),
+        ("weight_block_size", "64"),
+    ),
     Fault("fp8-format-contradicts", "fp8-block-f32-llama", configured(fmt="e5m2"), ("e5m2",)),
     Fault("int4-group-contradicts", "int4-g32-llama", weights_args(group_size=64), ("group_size",)),
     Fault("int4-bits-contradict", "int4-g32-llama", weights_args(num_bits=8), ("num_bits",)),
-    Fault("int4-symmetry-contradicts", "int4-asymmetric-g32", weights_args(symmetric=True), ("weight_zero_point",)),
+    Fault(
+        "int4-symmetry-contradicts",
+        "int4-asymmetric-g32",
+        weights_args(symmetric=True),
+        ("weight_zero_point",),
+    ),
     Fault("awq-group-contradicts", "awq", configured(group_size=64), ("group_size",)),
     Fault("awq-bits-contradict", "awq", configured(bits=8), ("bits",)),
     Fault("gptq-bits-contradict", "gptq-4", configured(bits=8), ("bits",)),
-    Fault("unknown-method", "fp8-block-f32-llama", configured(quant_method="bitsandbytes"), ("bitsandbytes",)),
+    Fault(
+        "unknown-method",
+        "fp8-block-f32-llama",
+        configured(quant_method="bitsandbytes"),
+        ("bitsandbytes",),
+    ),
 ]
 # These lie in the data, which is read when the weight is.
 BAD_DATA = [
-    Fault("e8m0-255", "fp8-block-e8m0-scale-inv", set_bits(f"{DOWN}.weight_scale_inv", (0, 1), 255), (f"{DOWN}.weight_scale_inv", "255")),
-    Fault("u8-255", "mxfp8-u8", set_bits(f"{EXPERT}.weight_scale_inv", (3, 1), 255), (f"{EXPERT}.weight_scale_inv", "255")),
-    Fault("mxfp4-255", "mxfp4-gpt-oss", set_bits(f"{LAYER}mlp.experts.down_proj_scales", (1, 7, 3), 255), (f"{LAYER}mlp.experts.down_proj_scales", "255")),
-    Fault("fp8-nan-code", "fp8-block-f32-llama", set_bits(f"{DOWN}.weight", (7, 9), 0x7F), (f"{DOWN}.weight",)),
-    Fault("fp8-nan-scale", "fp8-block-f32-llama", set_bits(SCALE, (0, 1), np.nan), (f"{DOWN}.weight",)),
-    Fault("fp8-infinite-scale", "fp8-block-f32-llama", set_bits(SCALE, (0, 1), np.inf), (f"{DOWN}.weight",)),
-    Fault("nvfp4-zero-divisor", "nvfp4-ct", set_bits(f"{Q}.weight_global_scale", (0,), 0), (f"{Q}.weight",)),
+    Fault(
+        "e8m0-255",
+        "fp8-block-e8m0-scale-inv",
+        set_bits(f"{DOWN}.weight_scale_inv", (0, 1), 255),
+        (f"{DOWN}.weight_scale_inv", "255"),
+    ),
+    Fault(
+        "u8-255",
+        "mxfp8-u8",
+        set_bits(f"{EXPERT}.weight_scale_inv", (3, 1), 255),
+        (f"{EXPERT}.weight_scale_inv", "255"),
+    ),
+    Fault(
+        "mxfp4-255",
+        "mxfp4-gpt-oss",
+        set_bits(f"{LAYER}mlp.experts.down_proj_scales", (1, 7, 3), 255),
+        (f"{LAYER}mlp.experts.down_proj_scales", "255"),
+    ),
+    Fault(
+        "fp8-nan-code",
+        "fp8-block-f32-llama",
+        set_bits(f"{DOWN}.weight", (7, 9), 0x7F),
+        (f"{DOWN}.weight",),
+    ),
+    Fault(
+        "fp8-nan-scale", "fp8-block-f32-llama", set_bits(SCALE, (0, 1), np.nan), (f"{DOWN}.weight",)
+    ),
+    Fault(
+        "fp8-infinite-scale",
+        "fp8-block-f32-llama",
+        set_bits(SCALE, (0, 1), np.inf),
+        (f"{DOWN}.weight",),
+    ),
+    Fault(
+        "nvfp4-zero-divisor",
+        "nvfp4-ct",
+        set_bits(f"{Q}.weight_global_scale", (0,), 0),
+        (f"{Q}.weight",),
+    ),
 ]
 
 
@@ -190,7 +329,11 @@ def test_refused_from_the_headers(
         smelt.run("plan", source, code=1)
 
 
-@pytest.mark.parametrize("mode", [("--bits", "4"), ("--mode", "none"), ("--mode", "mxfp4"), ("--mode", "mxfp8")], ids=" ".join)
+@pytest.mark.parametrize(
+    "mode",
+    [("--bits", "4"), ("--mode", "none"), ("--mode", "mxfp4"), ("--mode", "mxfp8")],
+    ids=" ".join,
+)
 @pytest.mark.parametrize("fault", BAD_DATA, ids=str)
 def test_refused_when_read(
     fault: Fault, mode: tuple[str, ...], smelt: Smelt, sound: Callable[[str], Made], tmp_path: Path
@@ -216,13 +359,15 @@ class TestOutlier:
     """One layer's scales are off by 1e5 beside those of its siblings."""
 
     @pytest.fixture
-    def source(self, case: str, scale: str, factor: float, sound: Callable[[str], Made], tmp_path: Path) -> Path:
+    def source(
+        self, case: str, scale: str, factor: float, sound: Callable[[str], Made], tmp_path: Path
+    ) -> Path:
         def change(stored: Stored, config: Config) -> None:
             array = stored[scale]
             values = array.bits
             if array.dtype == "BF16":
                 values = (values.astype(np.uint32) << 16).view(np.float32)
-            stored[scale] = floats(array.dtype, source_cases.to_bf16(values * np.float32(factor)))
+            stored[scale] = floats(array.dtype, to_bf16(values * np.float32(factor)))
 
         return changed(sound(case), change, tmp_path / "source")
 
@@ -230,12 +375,16 @@ class TestOutlier:
         said = smelt.run("quantize", source, "-o", tmp_path / "out").stderr
         assert weight.removesuffix(".weight") in said
 
-    def test_refused_if_strict(self, source: Path, weight: str, smelt: Smelt, tmp_path: Path) -> None:
+    def test_refused_if_strict(
+        self, source: Path, weight: str, smelt: Smelt, tmp_path: Path
+    ) -> None:
         said = smelt.run("quantize", source, "-o", tmp_path / "out", "--strict", code=1).stderr
         assert weight.removesuffix(".weight") in said
         assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
-def test_no_outlier_in_sound_checkpoints(smelt: Smelt, sound: Callable[[str], Made], tmp_path: Path) -> None:
+def test_no_outlier_in_sound_checkpoints(
+    smelt: Smelt, sound: Callable[[str], Made], tmp_path: Path
+) -> None:
     for case, _, _ in OUTLIERS:
         smelt.run("quantize", sound(case).source, "-o", tmp_path / case, "--strict")

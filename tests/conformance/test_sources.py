@@ -1,7 +1,7 @@
 """Quantized checkpoints of every kind: smelt reads them right, and what it makes of them is used.
 
-The expected values come from `sources.py`, which knows nothing of smelt. Where mlx-lm or mlx-vlm load a
-format themselves, they are held against those values too, so that the judge is judged.
+The expected values come from `sources.py`, which knows nothing of smelt. Where mlx-lm or mlx-vlm
+load a format themselves, they are held against those values too, so that the judge is judged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from conftest import Smelt, Workspace, mlx_lm_convert
 from formats import AFFINE, DEFAULT, MXFP4, MXFP8, NVFP4, Format
 from libraries import PROMPT, logits, parameters
 from number_formats import E2M1, E4M3, E8M0
-from source_cases import BY_ID, CASES, GENUINE, Case, Made
+from source_cases import Case, Made
+from source_table import BY_ID, CASES, GENUINE, WIDE
 
 SOURCE_KEYS = ("quantization_config", "compression_config")
 
@@ -48,6 +49,7 @@ PACKED_BY_LIBRARY = [
     ("nvfp4-modelopt-vlm", "mlx-vlm"),
     ("nvfp4-ct", "mlx-vlm"),
     ("int4-g32-kimi", "mlx-lm"),
+    ("int4-g32-kimi-k2.5", "mlx-vlm"),
     ("int4-g32-moe", "mlx-vlm"),
     ("int4-g32-llama", "mlx-vlm"),
     ("int4-g128-i64-shape", "mlx-vlm"),
@@ -90,13 +92,17 @@ def test_tables_are_those_of_mlx() -> None:
 
 @pytest.mark.parametrize("case", GENUINE, ids=str)
 def test_names_dtypes_and_shapes_are_genuine(case: Case, made: Callable[[str], Made]) -> None:
-    expected = {name: (dtype, shape) for name, dtype, shape in source_cases.stored_tensors(case.manifest)}
+    expected = {
+        name: (dtype, shape) for name, dtype, shape in source_cases.stored_tensors(case.manifest)
+    }
     ours = {name: (array.dtype, array.shape) for name, array in made(case.id).stored.items()}
     assert ours == expected
 
 
 @pytest.mark.parametrize(("name", "library"), DECODED_BY_LIBRARY)
-def test_library_decodes_to_the_expected(name: str, library: str, made: Callable[[str], Made]) -> None:
+def test_library_decodes_to_the_expected(
+    name: str, library: str, made: Callable[[str], Made]
+) -> None:
     case = made(name)
     assert parameters(case.source, library) == parameters(case.plain, library)
 
@@ -147,7 +153,13 @@ def floating_mode(weight: mx.array, scales: mx.array) -> str:
 
 
 def as_mlx(tensor: Stored) -> mx.array:
-    kinds = {"U32": np.uint32, "U8": np.uint8, "F16": np.float16, "F32": np.float32, "BF16": np.uint16}
+    kinds = {
+        "U32": np.uint32,
+        "U8": np.uint8,
+        "F16": np.float16,
+        "F32": np.float32,
+        "BF16": np.uint16,
+    }
     array = mx.array(np.frombuffer(tensor.data, kinds[tensor.dtype]).reshape(tensor.shape))
     return array.view(mx.bfloat16) if tensor.dtype == "BF16" else array
 
@@ -171,13 +183,17 @@ def quantize(smelt: Smelt, source: Path, out: Path, *args: str) -> dict[str, Sto
 
 
 @every_case
-def test_none_decodes_exactly(case: Case, smelt: Smelt, made: Callable[[str], Made], tmp_path: Path) -> None:
-    """Each value of the result is that of the format's definition, and the library loads it strictly."""
+def test_none_decodes_exactly(
+    case: Case, smelt: Smelt, made: Callable[[str], Made], tmp_path: Path
+) -> None:
+    """Each value is that of the format's definition, and the library loads the result strictly."""
     out = tmp_path / "out"
     ours = quantize(smelt, made(case.id).source, out, "--mode", "none")
     expected = parameters(made(case.id).plain, case.library)
     assert ours.keys() <= expected.keys()
-    differ = [report(name, ours[name], expected[name]) for name in ours if ours[name] != expected[name]]
+    differ = [
+        report(name, ours[name], expected[name]) for name in ours if ours[name] != expected[name]
+    ]
     assert not differ, f"{len(differ)} of {len(ours)}: {differ[:4]}"
     assert parameters(out, case.library) == expected
     assert_no_trace(out)
@@ -187,7 +203,8 @@ def report(name: str, ours: Stored, expected: Stored) -> str:
     if (ours.dtype, ours.shape) != (expected.dtype, expected.shape):
         return f"{name}: {ours.dtype} {ours.shape}, not {expected.dtype} {expected.shape}"
     left, right = floats(ours), floats(expected)
-    return f"{name}: {np.mean(left != right):.4f} differ, {left[left != right][:2]} not {right[left != right][:2]}"
+    where = left != right
+    return f"{name}: {np.mean(where):.4f} differ, {left[where][:2]} not {right[where][:2]}"
 
 
 def assert_no_trace(out: Path) -> None:
@@ -203,10 +220,12 @@ def assert_no_trace(out: Path) -> None:
 def test_four_bits_are_those_of_the_plain_model(
     case: Case, smelt: Smelt, made: Callable[[str], Made], tmp_path: Path
 ) -> None:
-    """Requantized, a source gives byte for byte what its plain twin gives, and the result computes."""
+    """Requantized, a source gives byte for byte what its plain twin gives; the result computes."""
     plain = plain_for_smelt(case, made(case.id), smelt, tmp_path)
     options = ["--bits", "4", "--group-size", "64"]
-    ours = quantize(smelt, made(case.id).source, tmp_path / "ours", *options, "--transcode", "never")
+    ours = quantize(
+        smelt, made(case.id).source, tmp_path / "ours", *options, "--transcode", "never"
+    )
     assert ours == quantize(smelt, plain, tmp_path / "theirs", *options)
     assert mx.isfinite(logits(tmp_path / "ours", case.library)).all().item()
     assert_no_trace(tmp_path / "ours")
@@ -217,6 +236,17 @@ def plain_for_smelt(case: Case, made: Made, smelt: Smelt, folder: Path) -> Path:
     if case.manifest != "gpt_oss":
         return made.plain
     return smelt.quantize(made.source, folder / "decoded", "--mode", "none")
+
+
+@pytest.mark.parametrize("case", WIDE, ids=str)
+def test_budget_and_threads_do_not_change_a_byte(
+    case: Case, smelt: Smelt, made: Callable[[str], Made], tmp_path: Path
+) -> None:
+    """Weights are decoded in pieces, cut where memory wants it."""
+    source = made(case.id).source
+    whole = quantize(smelt, made(case.id).plain, tmp_path / "whole", "--max-memory", "4GiB")
+    for i, options in enumerate([("--threads", "1"), ("--max-memory", "32MiB", "--threads", "3")]):
+        assert quantize(smelt, source, tmp_path / str(i), *options) == whole
 
 
 @pytest.mark.parametrize("name", ["fp8-block-f32-edges", "int4-g32-moe", "mxfp4-gpt-oss", "awq"])
@@ -256,6 +286,7 @@ MOVED = [
     ("mxfp4-ct", ("--mode", "mxfp4"), LINEAR),
     ("mxfp8-u8", ("--mode", "mxfp8"), LINEAR),
     ("int4-g32-kimi", (*INT4, "32"), SWITCH),
+    ("int4-g32-kimi-k2.5", (*INT4, "32"), SWITCH),
     ("int4-g32-moe", (*INT4, "32"), SWITCH),
     ("int4-g32-llama", (*INT4, "32"), LINEAR),
     ("nvfp4-modelopt-exact", ("--mode", "nvfp4"), r"self_attn\..*_proj$"),
@@ -285,7 +316,7 @@ def test_bits_are_moved(
     made: Callable[[str], Made],
     tmp_path: Path,
 ) -> None:
-    """The modules of the pattern decode to the source's values exactly; all else is quantized as ever."""
+    """The pattern's modules decode to the source's values exactly; all else is as ever."""
     case = made(name)
     expected = parameters(case.plain, case.case.library)
     ours = quantize(smelt, case.source, tmp_path / "ours", *options)
@@ -335,6 +366,7 @@ def test_transcode_never_requantizes(
     [
         ("mxfp4-gpt-oss", "mlx-lm", ("--mode", "mxfp4")),
         ("int4-g32-kimi", "mlx-lm", (*INT4, "32")),
+        ("int4-g32-kimi-k2.5", "mlx-vlm", (*INT4, "32")),
         ("int4-g32-moe", "mlx-vlm", (*INT4, "32")),
         ("int4-g32-llama", "mlx-vlm", (*INT4, "32")),
         ("awq-exact", "mlx-lm", (*INT4, "32")),
