@@ -1,8 +1,8 @@
 """Checkpoints in every storage format, each beside the plain checkpoint that it stands for.
 
 Names, shapes, dtypes and configs come from manifests of published checkpoints (`tests/manifests`).
-Where there is one of a quantized checkpoint, the plain one is derived from it and has to encode back
-to exactly what the manifest lists; other formats are put on a plain model.
+Where there is one of a quantized checkpoint, the plain one is derived from it and has to encode to
+exactly what the manifest lists; other formats are put on a plain model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from checkpoints import (
     write_tokenizer,
 )
 from number_formats import F32
-from record import MANIFESTS
+from pairs import MANIFESTS
 from sources import Array, Encoded, Encoder, floats, write_arrays
 
 Shape = tuple[int, ...]

@@ -20,7 +20,8 @@ from checkpoints import write_json
 from compare import Stored, assert_same_tensors, read_json, read_tensors
 from conftest import Smelt, Workspace, mlx_lm_convert
 from formats import AFFINE, DEFAULT, MXFP4, MXFP8, NVFP4, Format
-from libraries import PROMPT, logits, parameters
+from library import TOKENS
+from loaded import dequantized, floats, logits, packed_modules, parameters, rounded
 from number_formats import E2M1, E4M3, E8M0
 from source_cases import Case, Made
 from source_table import BY_ID, CASES, GENUINE, WIDE
@@ -126,53 +127,6 @@ def inexact(packed: dict[str, Stored], plain: dict[str, Stored]) -> float:
     return max(shares)
 
 
-def packed_modules(tensors: dict[str, Stored]) -> set[str]:
-    return {name.removesuffix(".scales") for name in tensors if name.endswith(".scales")}
-
-
-def dequantized(tensors: dict[str, Stored], module: str, columns: int) -> np.ndarray:
-    """By mx.dequantize in f32, in which the products of codes and scales are exact."""
-    weight, scales = as_mlx(tensors[f"{module}.weight"]), as_mlx(tensors[f"{module}.scales"])
-    if biases := tensors.get(f"{module}.biases"):
-        biases = as_mlx(biases).astype(mx.float32)
-        group, bits = columns // scales.shape[-1], weight.shape[-1] * 32 // columns
-        scales = scales.astype(mx.float32)
-        return np.array(mx.dequantize(weight, scales, biases, group_size=group, bits=bits))
-    mode = floating_mode(weight, scales)
-    values = np.array(mx.dequantize(weight, scales, mode=mode, dtype=mx.float32))
-    if second := tensors.get(f"{module}.weight_scale_2"):
-        values = values * floats(second)
-    if divisor := tensors.get(f"{module}.weight_global_scale"):
-        values = values / floats(divisor)
-    return values
-
-
-def floating_mode(weight: mx.array, scales: mx.array) -> str:
-    words = weight.shape[-1] // scales.shape[-1]
-    return {2: "nvfp4", 4: "mxfp4", 8: "mxfp8"}[words]
-
-
-def as_mlx(tensor: Stored) -> mx.array:
-    kinds = {
-        "U32": np.uint32,
-        "U8": np.uint8,
-        "F16": np.float16,
-        "F32": np.float32,
-        "BF16": np.uint16,
-    }
-    array = mx.array(np.frombuffer(tensor.data, kinds[tensor.dtype]).reshape(tensor.shape))
-    return array.view(mx.bfloat16) if tensor.dtype == "BF16" else array
-
-
-def floats(tensor: Stored) -> np.ndarray:
-    return np.array(as_mlx(tensor).astype(mx.float32))
-
-
-def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
-    kind = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}[dtype]
-    return np.array(mx.array(values).astype(kind).astype(mx.float32))
-
-
 # -- what smelt makes of them ----------------------------------------------------------
 
 
@@ -253,7 +207,9 @@ def test_budget_and_threads_do_not_change_a_byte(
 def test_generates(name: str, smelt: Smelt, made: Callable[[str], Made], tmp_path: Path) -> None:
     smelt.quantize(made(name).source, tmp_path / "out")
     model, tokenizer = mlx_lm.load(str(tmp_path / "out"))
-    tokens = [step.token for step in mlx_lm.stream_generate(model, tokenizer, PROMPT, max_tokens=4)]
+    tokens = [
+        step.token for step in mlx_lm.stream_generate(model, tokenizer, TOKENS[0], max_tokens=4)
+    ]
     assert tokens
     assert all(0 <= token < model.args.vocab_size for token in tokens)
 
