@@ -233,23 +233,23 @@ FP4 = [
     ),
 ]
 INTEGERS = [
-    Case("int4-g32-kimi", "kimi_k2_thinking_int4", PackQuantized(), ("INT4", "32")),
+    Case("int4-g32-kimi", "kimi_k2_thinking_int4", PackQuantized(), ("4-bit integers", "32")),
     Case(
         "int4-g32-kimi-k2.5",
         "kimi_k25",
         PackQuantized(),
-        ("INT4", "32"),
+        ("4-bit integers", "32"),
         library="mlx-vlm",
         only=r"\.experts\.",
         config_in="text_config",
     ),
-    Case("int4-g32-moe", "qwen3_moe_ct_int4", PackQuantized(), ("INT4", "32")),
-    Case("int4-g32-llama", "llama_ct_int4", PackQuantized(), ("INT4", "32")),
-    Case("int4-g128-i64-shape", "llama", PackQuantized(128, shape_dtype="I64"), ("INT4", "128")),
-    Case("int4-asymmetric-g32", "llama", PackQuantized(symmetric=False), ("INT4", "32")),
-    Case("int4-asymmetric-g128", "llama", PackQuantized(128, symmetric=False), ("INT4", "128")),
-    Case("int4-act-order", "llama", PackQuantized(act_order=True), ("INT4", "32")),
-    Case("int8-g128", "llama", PackQuantized(128, bits=8), ("INT8", "128")),
+    Case("int4-g32-moe", "qwen3_moe_ct_int4", PackQuantized(), ("4-bit integers", "32")),
+    Case("int4-g32-llama", "llama_ct_int4", PackQuantized(), ("4-bit integers", "32")),
+    Case("int4-g128-i64-shape", "llama", PackQuantized(128, shape_dtype="I64"), ("4-bit integers", "128")),
+    Case("int4-asymmetric-g32", "llama", PackQuantized(symmetric=False), ("4-bit integers", "32")),
+    Case("int4-asymmetric-g128", "llama", PackQuantized(128, symmetric=False), ("4-bit integers", "128")),
+    Case("int4-act-order", "llama", PackQuantized(act_order=True), ("4-bit integers", "32")),
+    Case("int8-g128", "llama", PackQuantized(128, bits=8), ("8-bit integers", "128")),
 ]
 PACKED = [
     Case("awq", "llama_awq", Awq(), ("AWQ",), dtype="F16"),
@@ -273,7 +273,7 @@ PACKED = [
 ]
 WIDE = [
     Case("wide-fp8-block", "wide", fp8_block(128), ("FP8",)),
-    Case("wide-int4-asymmetric", "wide", PackQuantized(symmetric=False), ("INT4",)),
+    Case("wide-int4-asymmetric", "wide", PackQuantized(symmetric=False), ("4-bit integers",)),
     Case("wide-awq", "wide", Awq(), ("AWQ",), dtype="F16"),
     Case("wide-gptq-act-order", "wide", Gptq(act_order=True), ("GPTQ",), dtype="F16"),
 ]

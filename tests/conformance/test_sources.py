@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import mlx.core as mx
@@ -284,9 +284,23 @@ def test_bits_are_moved(
     assert moved
     for module in moved:
         assert decodes_to(ours, module, expected[f"{module}.weight"]), module
+    if "mxfp4" in options or "mxfp8" in options:
+        assert bytes_of(ours[f"{module}.scales"].data for module in moved) == e8m0_of(case)
     rest = [key for key in ours if key.rpartition(".")[0] not in moved]
     assert [key for key in rest if ours[key] != theirs[key]] == []
     assert mx.isfinite(logits(tmp_path / "ours", case.case.library)).all().item()
+
+
+def bytes_of(parts: Iterable[bytes]) -> bytes:
+    """All of them, in an order of their own: experts may be stacked."""
+    return bytes(sorted(b"".join(parts)))
+
+
+def e8m0_of(made: Made) -> bytes:
+    """The scales for groups of 32 that a source holds."""
+    part = ".experts." if made.case.experts else "scale"
+    scales = (made.stored[name] for name in made.stored if "scale" in name and part in name)
+    return bytes_of(scale.bits.tobytes() for scale in scales)
 
 
 def decodes_to(tensors: dict[str, Stored], module: str, plain: Stored) -> bool:
