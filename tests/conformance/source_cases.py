@@ -20,6 +20,7 @@ from checkpoints import (
     CONFIG_DTYPE,
     Tensor,
     Variant,
+    expand,
     manifest_tensors,
     weights,
     write_json,
@@ -62,6 +63,8 @@ class Case:
     """the block of config.json that holds `quantization_config`"""
     text_config: dict[str, Any] = field(default_factory=dict)
     """keys to change there"""
+    extra: dict[str, tuple[str, Shape]] = field(default_factory=dict)
+    """further tensors, which have no meaning for a weight: name, with ranges, dtype and shape"""
 
     def __str__(self) -> str:
         return self.id
@@ -171,6 +174,8 @@ def make(case: Case, folder: Path) -> Made:
             plain[name] = floats(case.dtype, encoded[name].decoded)
         else:
             stored[name] = plain[name] = dense(name, dtype, shape)
+    for template, (dtype, shape) in case.extra.items():
+        stored |= {name: floats(dtype, np.full(shape, 0.25)) for name in expand(template)}
     config = manifest(case.manifest)["config"]
     written = folder / "source", folder / "plain"
     write(written[0], quantized_config(case, config), stored, case.side)

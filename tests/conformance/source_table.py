@@ -245,9 +245,19 @@ INTEGERS = [
     ),
     Case("int4-g32-moe", "qwen3_moe_ct_int4", PackQuantized(), ("4-bit integers", "32")),
     Case("int4-g32-llama", "llama_ct_int4", PackQuantized(), ("4-bit integers", "32")),
-    Case("int4-g128-i64-shape", "llama", PackQuantized(128, shape_dtype="I64"), ("4-bit integers", "128")),
+    Case(
+        "int4-g128-i64-shape",
+        "llama",
+        PackQuantized(128, shape_dtype="I64"),
+        ("4-bit integers", "128"),
+    ),
     Case("int4-asymmetric-g32", "llama", PackQuantized(symmetric=False), ("4-bit integers", "32")),
-    Case("int4-asymmetric-g128", "llama", PackQuantized(128, symmetric=False), ("4-bit integers", "128")),
+    Case(
+        "int4-asymmetric-g128",
+        "llama",
+        PackQuantized(128, symmetric=False),
+        ("4-bit integers", "128"),
+    ),
     Case("int4-act-order", "llama", PackQuantized(act_order=True), ("4-bit integers", "32")),
     Case("int8-g128", "llama", PackQuantized(128, bits=8), ("8-bit integers", "128")),
 ]
@@ -271,6 +281,45 @@ PACKED = [
     Case("gptq-exact", "llama", Gptq(few_bits=True), ("GPTQ",), dtype="F16"),
     Case("gptq-bf16", "qwen3_moe", Gptq(dtype="BF16"), ("GPTQ",)),
 ]
+CT_MIXED = compressed("mixed-precision", {}) | {
+    "config_groups": {
+        "group_0": {
+            "format": "float-quantized",
+            "targets": [r"re:.*self_attn.*"],
+            "weights": {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True},
+        },
+        "group_1": {
+            "format": "pack-quantized",
+            "targets": [r"re:.*mlp\.experts.*"],
+            "weights": PackQuantized(64).config["config_groups"]["group_0"]["weights"],
+        },
+    }
+}
+MIXED = [
+    Case(
+        "mixed-modelopt",
+        "qwen3_moe",
+        replace(PER_TENSOR, config={}),
+        ("FP8", "NVFP4"),
+        experts=Nvfp4({}),
+        side={"hf_quant_config.json": hf_quant_config("MIXED_PRECISION")},
+        extra={
+            "model.layers.{0-3}.self_attn.k_proj.k_scale": ("F32", ()),
+            "model.layers.{0-3}.self_attn.v_proj.v_scale": ("F32", ()),
+        },
+    ),
+    Case(
+        "mixed-ct",
+        "qwen3_moe",
+        replace(float_quantized("channel", scale_shape="column"), config=CT_MIXED),
+        ("FP8", "4-bit integers", "64"),
+        experts=PackQuantized(64),
+        extra={
+            "model.layers.{0-3}.self_attn.k_scale": ("BF16", (1,)),
+            "model.layers.{0-3}.self_attn.v_scale": ("BF16", (1,)),
+        },
+    ),
+]
 WIDE = [
     Case("wide-fp8-block", "wide", fp8_block(128), ("FP8",)),
     Case("wide-int4-asymmetric", "wide", PackQuantized(symmetric=False), ("4-bit integers",)),
@@ -278,6 +327,6 @@ WIDE = [
     Case("wide-gptq-act-order", "wide", Gptq(act_order=True), ("GPTQ",), dtype="F16"),
 ]
 """larger than a block of a run in little memory"""
-CASES = [*BLOCK, *E5M2, *FUSED, *WHOLE, *FP4, *INTEGERS, *PACKED]
+CASES = [*BLOCK, *E5M2, *FUSED, *WHOLE, *FP4, *INTEGERS, *PACKED, *MIXED]
 BY_ID = {case.id: case for case in [*CASES, *WIDE]}
 GENUINE = [case for case in CASES if is_packed(case.manifest)]
