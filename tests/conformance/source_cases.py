@@ -82,6 +82,8 @@ class Made:
     """as it is published"""
     plain: Path
     """the same model in floats, as the library takes it"""
+    twin: Path
+    """the same, as it is published in floats; for all but gpt-oss that is `plain`"""
     stored: dict[str, Array]
     encoded: dict[str, Encoded]
     """by the name of the plain weight"""
@@ -97,17 +99,17 @@ def wide() -> dict[str, Any]:
     """llama in one layer, larger than a block of a run in little memory, in odd multiples of 64."""
     small = manifest("llama")
     config = small["config"] | {
-        "hidden_size": 1600,
+        "hidden_size": 832,
         "intermediate_size": 4160,
         "num_hidden_layers": 1,
     }
-    sizes = {128: 1600, 256: 4160}
+    sizes = {128: 832, 256: 4160}
     tensors = {
         name.replace("{0-3}", "0"): [sizes.get(size, size) for size in shape]
         for name, shape in small["tensors"].items()
     }
-    tensors["model.layers.0.self_attn.q_proj.weight"] = [128, 1600]
-    tensors["model.layers.0.self_attn.o_proj.weight"] = [1600, 128]
+    tensors["model.layers.0.self_attn.q_proj.weight"] = [128, 832]
+    tensors["model.layers.0.self_attn.o_proj.weight"] = [832, 128]
     return {"config": config, "tensors": tensors}
 
 
@@ -179,8 +181,13 @@ def make(case: Case, folder: Path) -> Made:
     config = manifest(case.manifest)["config"]
     written = folder / "source", folder / "plain"
     write(written[0], quantized_config(case, config), stored, case.side)
-    write(written[1], plain_config(case, config), library_names(case, plain), {})
-    return Made(case, *written, stored, encoded)
+    floating = plain_config(case, config)
+    write(written[1], floating, library_names(case, plain), {})
+    twin = written[1]
+    if case.manifest == "gpt_oss":
+        twin = folder / "twin"
+        write(twin, floating, plain, {})
+    return Made(case, *written, twin, stored, encoded)
 
 
 def dense(name: str, dtype: str, shape: Shape) -> Array:

@@ -175,21 +175,13 @@ def test_four_bits_are_those_of_the_plain_model(
     case: Case, smelt: Smelt, made: Callable[[str], Made], tmp_path: Path
 ) -> None:
     """Requantized, a source gives byte for byte what its plain twin gives; the result computes."""
-    plain = plain_for_smelt(case, made(case.id), smelt, tmp_path)
     options = ["--bits", "4", "--group-size", "64"]
     ours = quantize(
         smelt, made(case.id).source, tmp_path / "ours", *options, "--transcode", "never"
     )
-    assert ours == quantize(smelt, plain, tmp_path / "theirs", *options)
+    assert ours == quantize(smelt, made(case.id).twin, tmp_path / "theirs", *options)
     assert mx.isfinite(logits(tmp_path / "ours", case.library)).all().item()
     assert_no_trace(tmp_path / "ours")
-
-
-def plain_for_smelt(case: Case, made: Made, smelt: Smelt, folder: Path) -> Path:
-    """The plain twin in a form that smelt takes, or, of gpt-oss, what smelt decoded."""
-    if case.manifest != "gpt_oss":
-        return made.plain
-    return smelt.quantize(made.source, folder / "decoded", "--mode", "none")
 
 
 @pytest.mark.parametrize("case", WIDE, ids=str)
@@ -245,10 +237,6 @@ MOVED = [
     ("int4-g32-kimi-k2.5", (*INT4, "32"), SWITCH),
     ("int4-g32-moe", (*INT4, "32"), SWITCH),
     ("int4-g32-llama", (*INT4, "32"), LINEAR),
-    ("nvfp4-modelopt-exact", ("--mode", "nvfp4"), r"self_attn\..*_proj$"),
-    ("nvfp4-ct-exact", ("--mode", "nvfp4"), r"self_attn\..*_proj$"),
-    ("awq-exact", (*INT4, "32"), LINEAR),
-    ("gptq-exact", (*INT4, "32"), LINEAR),
 ]
 """case, options, the modules whose bits are moved"""
 REQUANTIZED = [
@@ -276,8 +264,7 @@ def test_bits_are_moved(
     case = made(name)
     expected = parameters(case.plain, case.case.library)
     ours = quantize(smelt, case.source, tmp_path / "ours", *options)
-    plain = plain_for_smelt(case.case, case, smelt, tmp_path)
-    theirs = quantize(smelt, plain, tmp_path / "theirs", *options)
+    theirs = quantize(smelt, case.twin, tmp_path / "theirs", *options)
     assert ours.keys() == theirs.keys()
     modules = packed_modules(ours)
     moved = {module for module in modules if re.search(pattern, module)}
@@ -325,10 +312,9 @@ def test_transcode_never_requantizes(
     made: Callable[[str], Made],
     tmp_path: Path,
 ) -> None:
-    plain = plain_for_smelt(BY_ID[name], made(name), smelt, tmp_path)
     options = (*options, "--transcode", "never")
     ours = quantize(smelt, made(name).source, tmp_path / "ours", *options)
-    assert ours == quantize(smelt, plain, tmp_path / "theirs", *options)
+    assert ours == quantize(smelt, made(name).twin, tmp_path / "theirs", *options)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +325,6 @@ def test_transcode_never_requantizes(
         ("int4-g32-kimi-k2.5", "mlx-vlm", (*INT4, "32")),
         ("int4-g32-moe", "mlx-vlm", (*INT4, "32")),
         ("int4-g32-llama", "mlx-vlm", (*INT4, "32")),
-        ("awq-exact", "mlx-lm", (*INT4, "32")),
     ],
 )
 def test_moved_bits_are_those_of_the_library(
