@@ -7,6 +7,7 @@ mod exhaustive;
 mod golden;
 mod naive;
 mod properties;
+mod scaled;
 mod seeds;
 
 use smelt_kernels::{Float, Format, Isa, Mode, Packed, Rounding};
