@@ -120,6 +120,10 @@ pub(crate) struct PlanArgs {
     #[arg(long)]
     pub(crate) allow_nonfinite: bool,
 
+    /// Decode weights that MLX quantized already and quantize them again, which loses more
+    #[arg(long)]
+    pub(crate) allow_requantize: bool,
+
     /// Memory for the whole process, such as 64MiB or 4G: more lets more blocks be on their way at
     /// once [default: 1GiB or a quarter of what is free, whichever is less]
     #[arg(help_heading = RESOURCES, long, value_name = "SIZE", value_parser = size)]

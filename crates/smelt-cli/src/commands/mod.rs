@@ -103,6 +103,7 @@ fn options(args: &PlanArgs) -> Result<Options, Error> {
         overrides: overrides.collect::<Result<_, _>>()?,
         strict: args.strict,
         allow_nonfinite: args.allow_nonfinite,
+        allow_requantize: args.allow_requantize,
         ..Options::default()
     })
 }

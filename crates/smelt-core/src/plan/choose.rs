@@ -20,13 +20,14 @@ pub enum Choice {
     Quantize(Format),
 }
 
-/// Refuses a checkpoint whose weights are not plain floats.
-pub(super) fn refuse_packed(checkpoint: &Checkpoint) -> Result<()> {
+/// Refuses a checkpoint whose weights can't be read as floats, or that MLX quantized already.
+pub(super) fn refuse_packed(checkpoint: &Checkpoint, options: &Options) -> Result<()> {
+    checkpoint.check_storage()?;
     match checkpoint.storage() {
-        Storage::Plain => Ok(()),
-        storage => {
-            Err(Error::Packed { storage: storage.describe(), mlx: matches!(storage, Storage::Mlx { .. }) })
+        storage @ Storage::Mlx { .. } if !options.allow_requantize => {
+            Err(Error::Requantize { storage: storage.describe() })
         }
+        _ => Ok(()),
     }
 }
 

@@ -24,7 +24,7 @@ pub use shards::{OutputShard, index_json, shard_header};
 pub use spec::{RoundingSpec, Spec};
 pub use totals::{RoleTotals, Totals};
 
-use crate::checkpoint::{Checkpoint, DType, TensorId};
+use crate::checkpoint::{Checkpoint, DType, LogicalTensor, StoredId};
 use crate::error::{Error, Result};
 use crate::layout::discovered::{self, Trace};
 use crate::layout::family::{self, Family};
@@ -45,8 +45,14 @@ pub struct Plan {
     pub family: String,
     /// Where the checkpoint is.
     pub source: String,
-    /// The tensors of the checkpoint; source expressions name them by position.
+    /// The tensors of the checkpoint. Source expressions name them by position, or those of
+    /// `logical_tensors` where there are any.
     pub source_tensors: Vec<SourceTensor>,
+    /// What the stored tensors make up, where not all are plain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logical_tensors: Vec<LogicalSource>,
+    /// Bytes that reading a block takes beside it, at most.
+    pub read_overhead: u64,
     /// The files that hold them.
     pub source_shards: Vec<FileEntry>,
     /// The expressions that the tasks pull.
@@ -86,6 +92,22 @@ pub struct SourceTensor {
     pub shard: u32,
     /// Where it begins in that file.
     pub offset: u64,
+}
+
+/// A tensor that is made of stored ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogicalSource {
+    /// Its name.
+    pub name: String,
+    /// Its dtype.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Its storage format in words; none where it is stored as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// The positions in `source_tensors` of what it is made of.
+    pub parts: Vec<u32>,
 }
 
 /// One parameter to write: pulled, quantized and stored on its own.
@@ -200,6 +222,7 @@ impl Origin {
     /// [`Error::Layout`] with everything that does not fit, [`Error::Target`] if the family does not
     /// describe the model of the library that is to load the result.
     pub fn family(checkpoint: &Checkpoint, family: &Family, target: Option<&str>) -> Result<Self> {
+        checkpoint.check_storage()?;
         let target = target_of(checkpoint, family, target)?;
         let layout = family
             .layout(checkpoint.config(), checkpoint, target)
@@ -214,6 +237,7 @@ impl Origin {
     /// [`Error::OtherCheckpoint`] if the trace is of another one, [`Error::Discovered`] with
     /// everything that the library refuses or smelt does not compute.
     pub fn discovered(checkpoint: &Checkpoint, trace: &Trace) -> Result<Self> {
+        checkpoint.check_storage()?;
         if trace.digest != discovered::digest(checkpoint) {
             return Err(Error::OtherCheckpoint);
         }
@@ -231,7 +255,7 @@ impl Plan {
     /// # Errors
     /// Every refusal that headers allow: see [`Error`].
     pub fn new(checkpoint: &Checkpoint, origin: Origin, options: &Options) -> Result<Self> {
-        choose::refuse_packed(checkpoint)?;
+        choose::refuse_packed(checkpoint, options)?;
         let Origin { name, mut layout, active_share } = origin;
         let mut notes = note::left_out(checkpoint);
         let mut tasks = choose::tasks(&mut layout, options, &mut notes)?;
@@ -249,7 +273,9 @@ impl Plan {
             config: config::edited(checkpoint.config(), &layout.config, options.format, &tasks),
             side_files: checkpoint.side_files().to_vec(),
             totals: Totals::of(&tasks, &shards, checkpoint, active_share),
-            dropped: layout.dropped,
+            dropped: dropped(checkpoint, layout.dropped),
+            logical_tensors: logical_tensors(checkpoint),
+            read_overhead: checkpoint.read_overhead(),
             graph: layout.graph,
             tasks,
             shards,
@@ -277,7 +303,7 @@ impl Plan {
 fn source_tensors(checkpoint: &Checkpoint) -> Vec<SourceTensor> {
     let all = 0..checkpoint.tensors().len() as u32;
     all.map(|id| {
-        let tensor = checkpoint.tensor(TensorId(id));
+        let tensor = checkpoint.tensor(StoredId(id));
         SourceTensor {
             name: tensor.name.to_string(),
             dtype: tensor.dtype,
@@ -287,6 +313,31 @@ fn source_tensors(checkpoint: &Checkpoint) -> Vec<SourceTensor> {
         }
     })
     .collect()
+}
+
+fn logical_tensors(checkpoint: &Checkpoint) -> Vec<LogicalSource> {
+    let all = checkpoint.logical_tensors();
+    if all.iter().all(LogicalTensor::is_plain) && checkpoint.unused().is_empty() {
+        return Vec::new();
+    }
+    let entry = |tensor: &LogicalTensor| LogicalSource {
+        name: tensor.name.to_string(),
+        dtype: tensor.dtype,
+        shape: tensor.shape.to_vec(),
+        format: tensor.format(),
+        parts: tensor.parts().into_iter().map(|part| part.0).collect(),
+    };
+    all.iter().map(entry).collect()
+}
+
+/// What the layout leaves out, and what says nothing of a weight.
+fn dropped(checkpoint: &Checkpoint, mut dropped: Vec<Dropped>) -> Vec<Dropped> {
+    let unused = checkpoint.unused().iter().map(|(id, why)| Dropped {
+        tensor: checkpoint.tensor(*id).name.to_string(),
+        why: (*why).to_owned(),
+    });
+    dropped.extend(unused);
+    dropped
 }
 
 fn source_shards(checkpoint: &Checkpoint) -> Vec<FileEntry> {

@@ -25,6 +25,8 @@ pub struct Options {
     pub strict: bool,
     /// Whether NaN and infinity are let through.
     pub allow_nonfinite: bool,
+    /// Whether weights that MLX quantized are decoded and quantized again.
+    pub allow_requantize: bool,
     /// Bytes of tensors after which a new shard begins.
     pub shard_bytes: u64,
 }
@@ -42,6 +44,7 @@ impl Default for Options {
             overrides: Vec::new(),
             strict: false,
             allow_nonfinite: false,
+            allow_requantize: false,
             shard_bytes: SHARD_BYTES,
         }
     }
