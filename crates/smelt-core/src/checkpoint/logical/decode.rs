@@ -154,6 +154,8 @@ impl Scaled {
             if !plain {
                 let place = |at: u64| match &order {
                     Some(order) => order[at as usize],
+                    // A scale each: only those of the elements are read.
+                    None if self.scales.block.1 == 1 => at as usize,
                     None => ((cols.start + at * cols.step) / self.scales.block.1
                         - cols.start / self.scales.block.1) as usize,
                 };

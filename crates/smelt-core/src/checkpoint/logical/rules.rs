@@ -387,7 +387,8 @@ impl<'a> Packed<'a> {
             return Err(self.shape(scale.1, format!("as many rows as there are groups of {cols}")));
         }
         let group = cols / groups;
-        if self.declared.group_size().is_some_and(|declared| declared != group && groups != 1) {
+        let other = |declared| declared != group && !(groups == 1 && declared >= cols);
+        if self.declared.group_size().is_some_and(other) {
             let declared = format!("groups of {}", self.declared.group_size().unwrap_or(0));
             return Err(self.config(scale.1, format!("in groups of {group}"), declared));
         }
