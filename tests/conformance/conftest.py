@@ -22,6 +22,7 @@ PLAIN = Variant()
 FAST_FIRST = [
     "test_golden",
     "test_options",
+    "test_verify",
     "test_load",
     "test_convert",
     "test_weights",

@@ -31,9 +31,9 @@ pub use json::JsonText;
 pub use logical::{LogicalTensor, StorageProblem};
 pub use storage::Storage;
 
-use logical::Pairing;
+use logical::{Pairing, Part};
 
-use crate::source::{FileEntry, Source};
+use crate::source::{FileEntry, Source, Stamped};
 use crate::{Error, Result};
 
 /// Place of a tensor in [`Checkpoint::logical_tensors`].
@@ -88,6 +88,7 @@ pub struct Checkpoint {
     tensors: Vec<StoredTensor>,
     storage: Storage,
     pairing: Pairing,
+    stamps: Vec<Stamped>,
 }
 
 impl Checkpoint {
@@ -113,6 +114,21 @@ impl Checkpoint {
         &self.source
     }
 
+    /// Sizes and times of the files that the result is made of, before the first of them was
+    /// read, sorted by path.
+    pub fn stamps(&self) -> impl Iterator<Item = &Stamped> {
+        self.stamps.iter().filter(|file| self.reads(&file.path))
+    }
+
+    /// Whether the result depends on a file of the source.
+    pub fn reads(&self, path: &str) -> bool {
+        path == CONFIG
+            || path == INDEX
+            || files::SOURCE_QUANTIZATION.contains(&path)
+            || self.files.shards.binary_search_by(|shard| shard.path.as_str().cmp(path)).is_ok()
+            || self.files.side.binary_search_by(|file| file.path.as_str().cmp(path)).is_ok()
+    }
+
     /// Every tensor of every shard, sorted by name bytewise.
     pub fn tensors(&self) -> &[StoredTensor] {
         &self.tensors
@@ -135,6 +151,20 @@ impl Checkpoint {
     /// If the id is of another checkpoint.
     pub fn logical(&self, id: TensorId) -> &LogicalTensor {
         &self.pairing.logical[id.0 as usize]
+    }
+
+    /// The id of a part of a native tensor, as a source of expressions: behind those of the logical tensors.
+    pub fn part_id(&self, id: TensorId, part: Part) -> TensorId {
+        TensorId(self.pairing.logical.len() as u32 + id.0 * Part::ALL.len() as u32 + part as u32)
+    }
+
+    /// The logical tensor that an id means, or of which it means a part.
+    pub(crate) fn part_of(&self, id: TensorId) -> (&LogicalTensor, Option<Part>) {
+        let parts = Part::ALL.len();
+        match (id.0 as usize).checked_sub(self.pairing.logical.len()) {
+            None => (self.logical(id), None),
+            Some(behind) => (&self.pairing.logical[behind / parts], Some(Part::ALL[behind % parts])),
+        }
     }
 
     /// Stored tensors that say nothing of a weight, and why they are left out.

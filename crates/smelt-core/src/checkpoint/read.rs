@@ -23,7 +23,10 @@ pub(crate) const OVERHEAD: u64 = SPAN + 2 * (STRETCHES * size_of::<Run>()) as u6
 
 impl Tensors for Checkpoint {
     fn read_region(&self, id: TensorId, region: &[Axis], out: &mut [u8]) -> Result<()> {
-        logical::region(self, self.logical(id), region, out)
+        match self.part_of(id) {
+            (tensor, None) => logical::region(self, tensor, region, out),
+            (tensor, Some(part)) => logical::part_region(self, tensor, part, region, out),
+        }
     }
 }
 

@@ -4,24 +4,27 @@
 //! computes, the memory of each is known, and no queue stands between them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use smelt_kernels::{Format, Packed, all_finite, quantize};
+use smelt_kernels::{Format, Mode, Packed, all_finite, quantize};
 
 use super::event::{Event, Observer};
-use super::shard::Shards;
-use crate::checkpoint::Checkpoint;
+use super::shard::{OpenTask, Shards};
+use crate::checkpoint::region::elements;
+use crate::checkpoint::{Checkpoint, DType};
 use crate::error::{Error, Result};
 use crate::layout::pool::Pool;
 use crate::layout::pull::Puller;
 use crate::plan::blocks::{Block, Cut};
-use crate::plan::{Plan, Task, cut};
+use crate::plan::{Moved, Part, Plan, Task, cut};
 
 /// Hands out blocks, in the order in which they lie in the files.
 #[derive(Debug)]
 pub(super) struct Queue<'a> {
     plan: &'a Plan,
     worker_bytes: u64,
+    /// Tasks that an earlier run has finished.
+    done: Vec<bool>,
     next: Mutex<Next>,
 }
 
@@ -30,24 +33,30 @@ pub(super) struct Queue<'a> {
 struct Next {
     task: usize,
     block: u64,
-    cut: Option<Cut>,
+    open: Option<(Cut, Arc<OpenTask>)>,
 }
 
 impl<'a> Queue<'a> {
-    pub(super) fn new(plan: &'a Plan, worker_bytes: u64) -> Self {
-        Self { plan, worker_bytes, next: Mutex::default() }
+    pub(super) fn new(plan: &'a Plan, worker_bytes: u64, done: Vec<bool>) -> Self {
+        Self { plan, worker_bytes, done, next: Mutex::default() }
     }
 
-    fn next(&self) -> Option<(&'a Task, Block)> {
+    fn next(&self) -> Option<(Arc<OpenTask>, Block)> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let task = self.plan.tasks.get(next.task)?;
-            let index = next.block;
-            let cut = next.cut.get_or_insert_with(|| cut(&self.plan.graph, task, self.worker_bytes));
-            if index < cut.count() {
-                let block = cut.block(index);
-                next.block += 1;
-                return Some((task, block));
+            let (task, index) = (self.plan.tasks.get(next.task)?, next.block);
+            let begin = |task_index| {
+                let cut = cut(&self.plan.graph, task, self.worker_bytes);
+                (cut, Arc::new(OpenTask::new(task_index, task)))
+            };
+            let at = next.task;
+            if !self.done[at] {
+                let (cut, open) = next.open.get_or_insert_with(|| begin(at));
+                if index < cut.count() {
+                    let found = (Arc::clone(open), cut.block(index));
+                    next.block += 1;
+                    return Some(found);
+                }
             }
             *next = Next { task: next.task + 1, ..Next::default() };
         }
@@ -70,7 +79,8 @@ pub(super) struct Shared<'a> {
 pub(super) fn work(shared: Shared<'_>) -> Result<()> {
     let mut worker = Worker { shared, pool: Pool::default(), block: Vec::new(), stored: Vec::new() };
     let mut last = "";
-    while let Some((task, block)) = shared.queue.next() {
+    while let Some((open, block)) = shared.queue.next() {
+        let task = &shared.plan.tasks[open.index];
         if shared.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
@@ -80,7 +90,7 @@ pub(super) fn work(shared: Shared<'_>) -> Result<()> {
             (worker.block, worker.stored) = (Vec::new(), Vec::new());
             last = &task.name;
         }
-        worker.run(task, &block).inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))?;
+        worker.run(&open, &block).inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))?;
     }
     Ok(())
 }
@@ -95,22 +105,55 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn run(&mut self, task: &Task, block: &Block) -> Result<()> {
+    fn run(&mut self, open: &OpenTask, block: &Block) -> Result<()> {
+        let task = &self.shared.plan.tasks[open.index];
         let size = task.dtype.bits() / 8;
+        if let Some(moved) = &task.moved {
+            return self.transcode(open, block, moved);
+        }
         resize(&mut self.block, (block.len * size) as usize);
         let puller = Puller::new(&self.shared.plan.graph, self.shared.checkpoint);
         puller.pull(task.node, &block.region, &mut self.block, &mut self.pool)?;
         self.check(task)?;
         match &task.format {
-            None => self.write(task, 0, block.offset * size, &self.block)?,
-            Some(spec) => self.quantize(task, block, spec.0)?,
+            None => self.shared.shards.write(open, 0, block.offset * size, &self.block)?,
+            Some(spec) => self.quantize(open, block, spec.0)?,
         }
+        self.shared.shards.advance(open, block.len, self.shared.observer)?;
         self.shared.observer.on(&Event::Block { bytes: block.len * size });
         Ok(())
     }
 
-    fn write(&self, task: &Task, part: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.shared.shards.write(&task.parts[part], offset, bytes, self.shared.observer)
+    /// Pulls the parts as the source has them and writes them.
+    fn transcode(&mut self, open: &OpenTask, block: &Block, moved: &Moved) -> Result<()> {
+        let task = &self.shared.plan.tasks[open.index];
+        let puller = Puller::new(&self.shared.plan.graph, self.shared.checkpoint);
+        for (index, (node, part)) in moved.nodes.iter().zip(&task.parts).enumerate() {
+            let region = part.region(task, block);
+            let size = part.dtype.bits() / 8;
+            resize(&mut self.stored, (elements(&region) * size) as usize);
+            puller.pull(*node, &region, &mut self.stored, &mut self.pool)?;
+            self.check_part(task, part)?;
+            let before = (u128::from(block.offset) * u128::from(part.bytes)
+                / u128::from(task.elements().max(1))) as u64;
+            self.shared.shards.write(open, index, before, &self.stored)?;
+        }
+        self.shared.shards.advance(open, block.len, self.shared.observer)?;
+        self.shared.observer.on(&Event::Block { bytes: block.len * task.dtype.bits() / 8 });
+        Ok(())
+    }
+
+    /// Whether a part that was moved stands for numbers.
+    fn check_part(&self, task: &Task, part: &Part) -> Result<()> {
+        let is_e4m3 = task.format.as_ref().is_some_and(|spec| spec.0.mode() == Mode::Mxfp8);
+        let fine = match part.dtype {
+            DType::U32 => !is_e4m3 || self.stored.iter().all(|byte| byte & 0x7F != 0x7F),
+            dtype => dtype.float().is_none_or(|float| all_finite(float, &self.stored)),
+        };
+        if fine || self.shared.plan.allow_nonfinite {
+            return Ok(());
+        }
+        Err(Error::NonFinite { tensor: task.name.clone() })
     }
 
     fn check(&self, task: &Task) -> Result<()> {
@@ -119,7 +162,8 @@ impl Worker<'_> {
         if fine { Ok(()) } else { Err(Error::NonFinite { tensor: task.name.clone() }) }
     }
 
-    fn quantize(&mut self, task: &Task, block: &Block, format: Format) -> Result<()> {
+    fn quantize(&mut self, open: &OpenTask, block: &Block, format: Format) -> Result<()> {
+        let task = &self.shared.plan.tasks[open.index];
         let dtype = task.dtype.float().expect("the plan quantizes floats only");
         let group = format.group_size() as u64;
         let (before, groups) = (block.offset / group, (block.len / group) as usize);
@@ -133,7 +177,7 @@ impl Worker<'_> {
         quantize(format, self.shared.plan.rounding.into(), dtype, &self.block, out);
         let parts = [(&*codes, code_bytes), (&*scales, scale_bytes), (&*biases, bias_bytes)];
         for (part, (bytes, each)) in parts.into_iter().enumerate().take(task.parts.len()) {
-            self.write(task, part, before * each as u64, bytes)?;
+            self.shared.shards.write(open, part, before * each as u64, bytes)?;
         }
         self.stored = stored;
         Ok(())

@@ -59,7 +59,10 @@ impl Plan {
             }
             (workers, _) => {
                 let workers = workers.max(1);
-                Ok(Schedule { workers, worker_bytes: (room / workers as u64).saturating_sub(self.read_overhead) })
+                Ok(Schedule {
+                    workers,
+                    worker_bytes: (room / workers as u64).saturating_sub(self.read_overhead),
+                })
             }
         }
     }
@@ -126,6 +129,11 @@ fn working_set(graph: &Graph, task: &Task, cut: &Cut) -> u64 {
 }
 
 fn block_bytes(graph: &Graph, task: &Task, block: &Block) -> u64 {
+    if let Some(moved) = &task.moved {
+        let parts = moved.nodes.iter().zip(&task.parts);
+        let scratch = parts.map(|(node, part)| cost::scratch(graph, *node, &part.region(task, block)));
+        return stored_bytes(task, block.len) + scratch.max().unwrap_or(0);
+    }
     held_bytes(task, block.len) + cost::scratch(graph, task.node, &block.region)
 }
 

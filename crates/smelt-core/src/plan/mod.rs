@@ -13,6 +13,7 @@ pub mod options;
 mod shards;
 mod spec;
 mod totals;
+mod transcode;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +24,9 @@ pub use options::{Options, Override};
 pub use shards::{OutputShard, index_json, shard_header};
 pub use spec::{RoundingSpec, Spec};
 pub use totals::{RoleTotals, Totals};
+pub use transcode::{Moved, Transcode};
 
+use crate::checkpoint::region::{Axis, Region};
 use crate::checkpoint::{Checkpoint, DType, LogicalTensor, StoredId};
 use crate::error::{Error, Result};
 use crate::layout::discovered::{self, Trace};
@@ -127,6 +130,9 @@ pub struct Task {
     pub format: Option<Spec>,
     /// The stored tensors: itself, or weight, scales and biases.
     pub parts: Vec<Part>,
+    /// Where these come from, if the source has them exactly and nothing is quantized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
 }
 
 /// A tensor in an output file.
@@ -144,6 +150,20 @@ pub struct Part {
     pub shard: u32,
     /// Where it begins, counted from the first byte of the tensors in that file.
     pub offset: u64,
+}
+
+impl Part {
+    /// Where the elements of a block of the parameter lie in this part, whose rows are shorter.
+    pub(crate) fn region(&self, task: &Task, block: &blocks::Block) -> Region {
+        let mut region = block.region.clone();
+        if let (Some(axis), Some(row), Some(short)) =
+            (region.last_mut(), task.shape.last(), self.shape.last())
+        {
+            let scaled = |at: u64| at * short / (*row).max(1);
+            *axis = Axis::range(scaled(axis.start), scaled(axis.len));
+        }
+        region
+    }
 }
 
 impl Task {
@@ -258,7 +278,7 @@ impl Plan {
         choose::refuse_packed(checkpoint, options)?;
         let Origin { name, mut layout, active_share } = origin;
         let mut notes = note::left_out(checkpoint);
-        let mut tasks = choose::tasks(&mut layout, options, &mut notes)?;
+        let mut tasks = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
         let shards = shards::place(&mut tasks, options.shard_bytes);
         Ok(Self {
             version: VERSION,
@@ -332,10 +352,10 @@ fn logical_tensors(checkpoint: &Checkpoint) -> Vec<LogicalSource> {
 
 /// What the layout leaves out, and what says nothing of a weight.
 fn dropped(checkpoint: &Checkpoint, mut dropped: Vec<Dropped>) -> Vec<Dropped> {
-    let unused = checkpoint.unused().iter().map(|(id, why)| Dropped {
-        tensor: checkpoint.tensor(*id).name.to_string(),
-        why: (*why).to_owned(),
-    });
+    let unused = checkpoint
+        .unused()
+        .iter()
+        .map(|(id, why)| Dropped { tensor: checkpoint.tensor(*id).name.to_string(), why: (*why).to_owned() });
     dropped.extend(unused);
     dropped
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use regex::Regex;
 use smelt_kernels::{Format, Mode, Rounding};
 
+use super::Transcode;
 use crate::checkpoint::DType;
 use crate::error::{Error, Result};
 
@@ -25,6 +26,8 @@ pub struct Options {
     pub strict: bool,
     /// Whether NaN and infinity are let through.
     pub allow_nonfinite: bool,
+    /// What becomes of weights that are stored in a format that MLX has.
+    pub transcode: Transcode,
     /// Whether weights that MLX quantized are decoded and quantized again.
     pub allow_requantize: bool,
     /// Bytes of tensors after which a new shard begins.
@@ -44,6 +47,7 @@ impl Default for Options {
             overrides: Vec::new(),
             strict: false,
             allow_nonfinite: false,
+            transcode: Transcode::Auto,
             allow_requantize: false,
             shard_bytes: SHARD_BYTES,
         }

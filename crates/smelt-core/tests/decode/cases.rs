@@ -50,7 +50,11 @@ impl Dice {
 
 fn e4m3(byte: u8) -> f32 {
     let (sign, exponent, mantissa) = (byte >> 7, i32::from(byte >> 3 & 15), f32::from(byte & 7));
-    let size = if exponent == 0 { mantissa / 8.0 * 2f32.powi(-6) } else { (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7) };
+    let size = if exponent == 0 {
+        mantissa / 8.0 * 2f32.powi(-6)
+    } else {
+        (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7)
+    };
     if sign == 1 { -size } else { size }
 }
 
@@ -117,7 +121,8 @@ fn fp8_blocks(draw: Draw) -> Case {
     let mut dice = Dice(seed);
     let (high, wide) = [(128, 128), (4, 8), (1, 16), (3, 5)][pick as usize % 4];
     let wider = pick % 7 == 6;
-    let codes = dice.bytes(lead * rows * cols, |byte| if wider { byte & 0x7F < 0x7C } else { byte & 0x7F != 0x7F });
+    let codes =
+        dice.bytes(lead * rows * cols, |byte| if wider { byte & 0x7F < 0x7C } else { byte & 0x7F != 0x7F });
     let grid = (rows.div_ceil(high), cols.div_ceil(wide));
     let dtype = ["F32", "BF16", "F8_E8M0", "U8"][pick as usize % 4];
     let count = lead * grid.0 * grid.1;
@@ -229,7 +234,14 @@ fn mxfp4(draw: Draw) -> Case {
     // The block size is that of other weights beside these.
     let config = json!({ "quantization_config": { "quant_method": "fp8", "weight_block_size": [128, 128] } });
     Case {
-        words: "FP4 E2M1".to_owned(), config, tensors, unused: 0, name: name.to_owned(), dtype: DType::BF16, shape, values,
+        words: "FP4 E2M1".to_owned(),
+        config,
+        tensors,
+        unused: 0,
+        name: name.to_owned(),
+        dtype: DType::BF16,
+        shape,
+        values,
     }
 }
 
@@ -275,7 +287,10 @@ fn words(codes: &[u8], length: u64, bits: u64) -> Vec<u8> {
     let word = |codes: &[u8]| {
         codes.iter().enumerate().fold(0u32, |word, (at, code)| word | u32::from(*code) << (at as u64 * bits))
     };
-    codes.chunks(length as usize).flat_map(|line| line.chunks(each).flat_map(|codes| word(codes).to_le_bytes())).collect()
+    codes
+        .chunks(length as usize)
+        .flat_map(|line| line.chunks(each).flat_map(|codes| word(codes).to_le_bytes()))
+        .collect()
 }
 
 /// A matrix with rows and columns exchanged.
@@ -292,12 +307,15 @@ fn integers(draw: Draw) -> Case {
     let (zeros, ordered) = (pick % 3 == 1, pick % 5 == 1);
     let cols = cols.next_multiple_of(group);
     let groups = cols / group;
-    let draw = |dice: &mut Dice, count: u64| (0..count).map(|_| (dice.next() % (1 << bits)) as u8).collect::<Vec<_>>();
+    let draw = |dice: &mut Dice, count: u64| {
+        (0..count).map(|_| (dice.next() % (1 << bits)) as u8).collect::<Vec<_>>()
+    };
     let (codes, points) = (draw(&mut dice, rows * cols), draw(&mut dice, rows * groups));
     let dtype = ["BF16", "F16"][pick as usize % 2];
     let scales = dice.scales(rows * groups);
     let kept = stored(dtype, &scales);
-    let order: Vec<u64> = (0..cols).map(|col| if ordered { dice.next() % groups } else { col / group }).collect();
+    let order: Vec<u64> =
+        (0..cols).map(|col| if ordered { dice.next() % groups } else { col / group }).collect();
     let values = each(1, rows, cols, |_, row, col| {
         let at = (row * groups + order[col as usize]) as usize;
         let zero = if zeros { f32::from(points[at]) } else { (1 << (bits - 1)) as f32 };
@@ -314,7 +332,8 @@ fn integers(draw: Draw) -> Case {
     if zeros {
         let across = words(&turned(&points, rows, groups), rows, bits);
         let height = rows.div_ceil(32 / bits);
-        let across: Vec<u32> = across.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
+        let across: Vec<u32> =
+            across.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
         let packed = turned(&across, groups, height).into_iter().flat_map(u32::to_le_bytes).collect();
         tensors.push(tensor(&named("zero_point"), "I32", &[height, groups], packed));
     }
@@ -350,7 +369,8 @@ fn quantized(draw: Draw) -> Case {
     let points: Vec<u8> = (0..rows * groups).map(|_| (dice.next() % most) as u8).collect();
     let scales = dice.scales(rows * groups);
     let kept = stored("F16", &scales);
-    let order: Vec<u64> = (0..cols).map(|col| if ordered { dice.next() % groups } else { col / group }).collect();
+    let order: Vec<u64> =
+        (0..cols).map(|col| if ordered { dice.next() % groups } else { col / group }).collect();
     let plus = if awq || newer { 0.0 } else { 1.0 };
     let values = each(1, rows, cols, |_, row, col| {
         let at = (row * groups + order[col as usize]) as usize;
@@ -367,8 +387,10 @@ fn quantized(draw: Draw) -> Case {
     let qweight = if awq {
         words(&by_columns, rows, 4)
     } else {
-        let along: Vec<u32> =
-            words(&codes, cols, bits).chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
+        let along: Vec<u32> = words(&codes, cols, bits)
+            .chunks(4)
+            .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
+            .collect();
         turned(&along, rows, cols * bits / 32).into_iter().flat_map(u32::to_le_bytes).collect()
     };
     let qweight_shape = if awq { [cols, rows / 8] } else { [cols * bits / 32, rows] };
@@ -406,8 +428,9 @@ fn bytes(draw: Draw) -> Case {
     let codes = dice.bytes(rows * cols, |_| true);
     let scales = dice.scales(rows);
     let kept = stored("BF16", &scales);
-    let values =
-        each(1, rows, cols, |_, row, col| f32::from(codes[(row * cols + col) as usize] as i8) * kept[row as usize]);
+    let values = each(1, rows, cols, |_, row, col| {
+        f32::from(codes[(row * cols + col) as usize] as i8) * kept[row as usize]
+    });
     Case {
         words: "8-bit integers".to_owned(),
         config: json!({ "quantization_config": { "quant_method": "compressed-tensors", "format": "int-quantized" } }),

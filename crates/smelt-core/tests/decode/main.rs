@@ -120,7 +120,9 @@ fn tiles_meet() {
         let inner: Region = case
             .shape
             .iter()
-            .map(|&size| if size > 8 { Axis { start: 5, len: (size - 7) / 2, step: 2 } } else { Axis::point(size - 1) })
+            .map(|&size| {
+                if size > 8 { Axis { start: 5, len: (size - 7) / 2, step: 2 } } else { Axis::point(size - 1) }
+            })
             .collect();
         case.check(&checkpoint, &inner);
     }

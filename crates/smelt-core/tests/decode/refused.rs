@@ -27,13 +27,21 @@ fn says(config: Value, tensors: &[Tensor], parts: &[&str]) {
 #[test]
 fn a_scale_that_is_missing() {
     let fp8 = empty("x.weight", "F8_E4M3", &[4, 8]);
-    says(json!({}), std::slice::from_ref(&fp8), &["`x.weight` (F8_E4M3) has no scale", "`x.weight_scale_inv`"]);
+    says(
+        json!({}),
+        std::slice::from_ref(&fp8),
+        &["`x.weight` (F8_E4M3) has no scale", "`x.weight_scale_inv`"],
+    );
     let nv = [empty("x.weight", "U8", &[4, 8]), empty("x.weight_scale", "F8_E4M3", &[4, 1])];
     says(json!({}), &nv, &["`x.weight`", "no `x.weight_scale_2`"]);
     let divided = [empty("x.weight_packed", "U8", &[4, 8]), empty("x.weight_scale", "F8_E4M3", &[4, 1])];
     says(json!({}), &divided, &["no `x.weight_global_scale`"]);
     says(json!({}), &[empty("e_blocks", "U8", &[1, 2, 3, 16])], &["no `e_scales`"]);
-    says(json!({}), &[empty("x.qweight", "I32", &[8, 4]), empty("x.scales", "F16", &[1, 32])], &["no `x.qzeros`"]);
+    says(
+        json!({}),
+        &[empty("x.qweight", "I32", &[8, 4]), empty("x.scales", "F16", &[1, 32])],
+        &["no `x.qzeros`"],
+    );
 }
 
 #[test]
@@ -47,12 +55,17 @@ fn a_scale_that_is_spare() {
 #[test]
 fn companions_that_contradict() {
     let fp8 = empty("x.weight", "F8_E4M3", &[256, 128]);
-    let both = [fp8.clone(), empty("x.weight_scale", "F32", &[1]), empty("x.weight_scale_inv", "F32", &[2, 1])];
+    let both =
+        [fp8.clone(), empty("x.weight_scale", "F32", &[1]), empty("x.weight_scale_inv", "F32", &[2, 1])];
     says(json!({}), &both, &["both", "`x.weight_scale_inv`", "`x.weight_scale`"]);
     // One for all where the config says blocks; blocks of another size than it says.
     let config = json!({ "quant_method": "fp8", "weight_block_size": [128, 128] });
     let whole = [fp8.clone(), empty("x.weight_scale_inv", "F32", &[])];
-    says(config.clone(), &whole, &["`x.weight_scale_inv` has shape []", "[2, 1], as weight_block_size is [128, 128]"]);
+    says(
+        config.clone(),
+        &whole,
+        &["`x.weight_scale_inv` has shape []", "[2, 1], as weight_block_size is [128, 128]"],
+    );
     let finer = [fp8.clone(), empty("x.weight_scale_inv", "F32", &[4, 2])];
     says(config, &finer, &["`x.weight_scale_inv` has shape [4, 2]"]);
     let integers = [fp8, empty("x.weight_scale_inv", "I32", &[2, 1])];
@@ -68,7 +81,8 @@ fn companions_that_contradict() {
 #[test]
 fn what_the_config_contradicts() {
     let packed = |zero: bool| {
-        let mut tensors = vec![empty("x.weight_packed", "I32", &[8, 8]), empty("x.weight_scale", "BF16", &[8, 2])];
+        let mut tensors =
+            vec![empty("x.weight_packed", "I32", &[8, 8]), empty("x.weight_scale", "BF16", &[8, 2])];
         tensors.extend(zero.then(|| empty("x.weight_zero_point", "I32", &[1, 2])));
         tensors
     };
@@ -85,13 +99,21 @@ fn what_the_config_contradicts() {
         empty("x.scales", "F16", &[1, 32]),
     ];
     says(json!({ "quant_method": "gptq", "bits": 4 }), &awq, &["packed as awq packs them", "`gptq`"]);
-    says(json!({ "quant_method": "awq", "bits": 4, "group_size": 16 }), &awq, &["in groups of 32", "groups of 16"]);
+    says(
+        json!({ "quant_method": "awq", "bits": 4, "group_size": 16 }),
+        &awq,
+        &["in groups of 32", "groups of 16"],
+    );
 }
 
 #[test]
 fn what_no_format_has() {
     let ternary = [empty("x.weight", "U8", &[4, 8]), empty("x.weight_scale", "BF16", &[1])];
-    says(json!({ "quant_method": "bitnet" }), &ternary, &["no format that smelt reads", "`bitnet`", "U8 with scales"]);
+    says(
+        json!({ "quant_method": "bitnet" }),
+        &ternary,
+        &["no format that smelt reads", "`bitnet`", "U8 with scales"],
+    );
     says(json!({}), &[empty("x.weight", "F8_E4M3FNUZ", &[4, 8])], &["dtype F8_E4M3FNUZ"]);
     let three = [empty("x.weight_packed", "I32", &[8, 8]), empty("x.weight_scale", "BF16", &[8, 1])];
     says(json!({ "quant_method": "gptq", "bits": 3 }), &three, &["packed integers of 3 bits"]);
@@ -116,7 +138,10 @@ fn data_that_can_t_be() {
     assert!(said.contains("`x.weight_scale_inv` holds the byte 255"), "{said}");
     let packed = [empty("x.weight_packed", "I32", &[8, 8]), empty("x.weight_scale", "BF16", &[8, 2])];
     let with = |more: Tensor| [&packed[..], &[more]].concat();
-    let said = read(&with(tensor("x.weight_shape", "I32", &[2], [8u32, 63].map(u32::to_le_bytes).concat())), "x.weight");
+    let said = read(
+        &with(tensor("x.weight_shape", "I32", &[2], [8u32, 63].map(u32::to_le_bytes).concat())),
+        "x.weight",
+    );
     assert!(said.contains("`x.weight_shape` says [8, 63], but `x.weight` has shape [8, 64]"), "{said}");
     let order = tensor("x.weight_g_idx", "I32", &[64], 2u32.to_le_bytes().repeat(64));
     let said = read(&with(order), "x.weight");

@@ -58,7 +58,8 @@ fn every_byte_of_every_code() {
             let out = decoded(isa, code, &codes, steps, Float::F32);
             for (byte, bits) in codes.iter().zip(out.as_chunks::<4>().0) {
                 let (found, expected) = (f32::from_le_bytes(*bits), value(code, *byte) as f32);
-                let same = if expected.is_nan() { found.is_nan() } else { found.to_bits() == expected.to_bits() };
+                let same =
+                    if expected.is_nan() { found.is_nan() } else { found.to_bits() == expected.to_bits() };
                 assert!(same, "{isa} {code:?} {byte:#04x}: {found} is not {expected}");
             }
         }

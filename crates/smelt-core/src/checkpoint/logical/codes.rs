@@ -61,7 +61,13 @@ impl Codes {
     }
 
     /// Codes along stored lines: of `across` lines the `along`.
-    fn lines(&self, reading: Reading<'_>, size: (u64, u64, u64), across: Axis, along: Axis) -> Result<Vec<u8>> {
+    fn lines(
+        &self,
+        reading: Reading<'_>,
+        size: (u64, u64, u64),
+        across: Axis,
+        along: Axis,
+    ) -> Result<Vec<u8>> {
         let (lead, lines, length) = size;
         if self.bits == 8 {
             let mut codes = vec![0; (across.len * along.len) as usize];
@@ -80,7 +86,13 @@ impl Codes {
     }
 
     /// Codes whose words stand across the stored lines: of `across` words each the codes `along`.
-    fn words(&self, reading: Reading<'_>, size: (u64, u64, u64), across: Axis, along: Axis) -> Result<Vec<u8>> {
+    fn words(
+        &self,
+        reading: Reading<'_>,
+        size: (u64, u64, u64),
+        across: Axis,
+        along: Axis,
+    ) -> Result<Vec<u8>> {
         let (lead, lines, length) = size;
         let each = WORD * 8 / u64::from(self.bits);
         let cover = super::grid::blocks(along, each);

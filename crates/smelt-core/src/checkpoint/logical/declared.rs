@@ -84,7 +84,8 @@ fn agreed(mut values: impl Iterator<Item = Option<u64>>) -> Option<u64> {
 /// compressed-tensors lists groups of modules, the others speak of all at once.
 fn weights(block: &Value) -> Vec<Weights> {
     let groups = block.get("config_groups").and_then(Value::as_object);
-    let of_groups = groups.into_iter().flat_map(|groups| groups.values()).filter_map(|group| group.get("weights"));
+    let of_groups =
+        groups.into_iter().flat_map(|groups| groups.values()).filter_map(|group| group.get("weights"));
     let listed: Vec<Weights> = of_groups.filter(|weights| weights.is_object()).map(one).collect();
     let plain = one(block);
     if listed.is_empty() && plain != Weights::default() { vec![plain] } else { listed }

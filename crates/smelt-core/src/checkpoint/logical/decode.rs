@@ -22,9 +22,20 @@ pub(super) struct Reading<'a> {
     checkpoint: &'a Checkpoint,
 }
 
-impl Reading<'_> {
+impl<'a> Reading<'a> {
+    pub(super) fn of(checkpoint: &'a Checkpoint) -> Self {
+        Self { checkpoint }
+    }
+
     /// A region of a stored tensor seen under another shape, of elements of `size` bytes.
-    pub(super) fn view(self, id: StoredId, shape: &[u64], size: u64, region: &[Axis], out: &mut [u8]) -> Result<()> {
+    pub(super) fn view(
+        self,
+        id: StoredId,
+        shape: &[u64],
+        size: u64,
+        region: &[Axis],
+        out: &mut [u8],
+    ) -> Result<()> {
         read::view(self.checkpoint, id, (shape, size), region, out)
     }
 
@@ -67,7 +78,7 @@ pub(in crate::checkpoint) fn region(
     region: &[Axis],
     out: &mut [u8],
 ) -> Result<()> {
-    let reading = Reading { checkpoint };
+    let reading = Reading::of(checkpoint);
     if let Recipe::Plain(id) = tensor.recipe {
         let size = tensor.dtype.bits() / 8;
         return reading.view(id, &tensor.shape, size, region, out);
@@ -86,8 +97,10 @@ pub(in crate::checkpoint) fn region(
     for (index, out) in out.chunks_exact_mut(block).enumerate() {
         let lead = lead_of(&tensor.shape, outer, index as u64);
         for (row, col) in tiles(&tensor.recipe, rows, cols) {
-            let part = |axis: Axis, from: u64, len: u64| Axis { start: axis.start + from * axis.step, len, ..axis };
-            let tile = Tile { lead, rows: part(rows, row.start, row.len), cols: part(cols, col.start, col.len) };
+            let part =
+                |axis: Axis, from: u64, len: u64| Axis { start: axis.start + from * axis.step, len, ..axis };
+            let tile =
+                Tile { lead, rows: part(rows, row.start, row.len), cols: part(cols, col.start, col.len) };
             let (row, col) = (row.start as usize, col.start as usize);
             let target = Target { out: &mut *out, width: cols.len as usize, row, col, float };
             match &tensor.recipe {
@@ -131,7 +144,13 @@ fn tiles(recipe: &Recipe, rows: Axis, cols: Axis) -> Vec<(Axis, Axis)> {
 }
 
 impl Scaled {
-    fn decode(&self, reading: Reading<'_>, tensor: &LogicalTensor, tile: Tile, mut target: Target<'_>) -> Result<()> {
+    fn decode(
+        &self,
+        reading: Reading<'_>,
+        tensor: &LogicalTensor,
+        tile: Tile,
+        mut target: Target<'_>,
+    ) -> Result<()> {
         let Tile { lead, rows, cols } = tile;
         if let Some(id) = self.shape
             && (lead, rows.start) == (0, 0)
@@ -156,8 +175,10 @@ impl Scaled {
                     Some(order) => order[at as usize],
                     // A scale each: only those of the elements are read.
                     None if self.scales.block.1 == 1 => at as usize,
-                    None => ((cols.start + at * cols.step) / self.scales.block.1
-                        - cols.start / self.scales.block.1) as usize,
+                    None => {
+                        ((cols.start + at * cols.step) / self.scales.block.1
+                            - cols.start / self.scales.block.1) as usize
+                    }
                 };
                 own_scales = (0..cols.len).map(|at| scales[place(at)]).collect();
                 scales = &own_scales;
@@ -227,11 +248,13 @@ fn read_order(reading: Reading<'_>, id: StoredId, cols: Axis, groups: u64) -> Re
     reading.view(id, &[size], 4, &[cols], &mut raw)?;
     let order = raw.as_chunks::<4>().0.iter().map(|bytes| i32::from_le_bytes(*bytes));
     let inside = |group: i32| usize::try_from(group).ok().filter(|&group| (group as u64) < groups);
-    order.map(|group| inside(group).ok_or_else(|| Error::GroupOrder { tensor: reading.name(id), group })).collect()
+    order
+        .map(|group| inside(group).ok_or_else(|| Error::GroupOrder { tensor: reading.name(id), group }))
+        .collect()
 }
 
 /// The shape that is stored once more must be the tensor's.
-fn check_shape(reading: Reading<'_>, tensor: &LogicalTensor, id: StoredId) -> Result<()> {
+pub(super) fn check_shape(reading: Reading<'_>, tensor: &LogicalTensor, id: StoredId) -> Result<()> {
     let stored = reading.checkpoint.tensor(id);
     let (count, size) = (stored.shape.iter().product::<u64>(), stored.dtype.bits() / 8);
     let mut raw = vec![0; (count * size) as usize];
@@ -246,7 +269,13 @@ fn check_shape(reading: Reading<'_>, tensor: &LogicalTensor, id: StoredId) -> Re
 }
 
 impl Mlx {
-    fn decode(&self, reading: Reading<'_>, tensor: &LogicalTensor, tile: Tile, mut target: Target<'_>) -> Result<()> {
+    fn decode(
+        &self,
+        reading: Reading<'_>,
+        tensor: &LogicalTensor,
+        tile: Tile,
+        mut target: Target<'_>,
+    ) -> Result<()> {
         let Tile { lead, rows, cols } = tile;
         let (_, height, width) = matrices(&tensor.shape);
         let group = self.format.group_size() as u64;

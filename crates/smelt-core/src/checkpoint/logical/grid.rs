@@ -79,7 +79,13 @@ pub(super) fn blocks(axis: Axis, size: u64) -> Axis {
 
 impl Grid {
     /// Reads the scales for these rows and columns of a matrix; columns `None` for all.
-    pub(super) fn read(&self, reading: Reading<'_>, lead: u64, rows: Axis, cols: Option<Axis>) -> Result<Values> {
+    pub(super) fn read(
+        &self,
+        reading: Reading<'_>,
+        lead: u64,
+        rows: Axis,
+        cols: Option<Axis>,
+    ) -> Result<Values> {
         let rows = blocks(rows, self.block.0);
         let cols = cols.map_or(Axis::range(0, self.size.1), |cols| blocks(cols, self.block.1));
         let lead = Axis::point(if self.for_each { lead } else { 0 });
@@ -88,9 +94,21 @@ impl Grid {
         let mut raw = vec![0; height * width * bytes];
         let leads = lead.start + 1;
         if self.turned {
-            reading.view(self.id, &[leads, self.size.1, self.size.0], bytes as u64, &[lead, cols, rows], &mut raw)?;
+            reading.view(
+                self.id,
+                &[leads, self.size.1, self.size.0],
+                bytes as u64,
+                &[lead, cols, rows],
+                &mut raw,
+            )?;
         } else {
-            reading.view(self.id, &[leads, self.size.0, self.size.1], bytes as u64, &[lead, rows, cols], &mut raw)?;
+            reading.view(
+                self.id,
+                &[leads, self.size.0, self.size.1],
+                bytes as u64,
+                &[lead, rows, cols],
+                &mut raw,
+            )?;
         }
         let mut data = self.values(reading, &raw)?;
         if self.turned {

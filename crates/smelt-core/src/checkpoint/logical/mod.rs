@@ -10,16 +10,19 @@ mod codes;
 mod declared;
 mod decode;
 mod grid;
+mod native;
 mod pair;
 mod problem;
 mod rules;
 
 use smelt_kernels::{Code, Format};
 
+pub use native::{Native, Part};
 pub use problem::StorageProblem;
 
 pub(super) use declared::Declared;
 pub(super) use decode::region;
+pub(super) use native::region as part_region;
 pub(super) use pair::{Pairing, pair};
 
 use super::{DType, StoredId};
@@ -102,7 +105,9 @@ impl LogicalTensor {
     pub fn parts(&self) -> Vec<StoredId> {
         match &self.recipe {
             Recipe::Plain(id) => vec![*id],
-            Recipe::Mlx(mlx) => [Some(mlx.codes), Some(mlx.scales), mlx.biases].into_iter().flatten().collect(),
+            Recipe::Mlx(mlx) => {
+                [Some(mlx.codes), Some(mlx.scales), mlx.biases].into_iter().flatten().collect()
+            }
             Recipe::Scaled(scaled) => {
                 let zero = match &scaled.zero {
                     Zero::Stored { codes, .. } => Some(codes.id),

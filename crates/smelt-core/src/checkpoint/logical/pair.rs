@@ -107,7 +107,8 @@ fn companion(tensor: &StoredTensor) -> Option<String> {
         (".qzeros", ".qweight"),
         (".g_idx", ".qweight"),
     ];
-    let weight = |(ending, weight): (&str, &str)| name.strip_suffix(ending).map(|stem| format!("{stem}{weight}"));
+    let weight =
+        |(ending, weight): (&str, &str)| name.strip_suffix(ending).map(|stem| format!("{stem}{weight}"));
     if let Some(wanted) = floats.into_iter().find_map(weight) {
         return Some(wanted);
     }

@@ -118,7 +118,9 @@ impl<'a> Packed<'a> {
 
     /// The only one of some companions that is there.
     fn companion(&self, endings: &[(&str, &str)]) -> Rule<Option<Part<'a>>> {
-        let names = endings.iter().filter_map(|(cut, add)| Some(format!("{}{add}", self.tensor.name.strip_suffix(cut)?)));
+        let names = endings
+            .iter()
+            .filter_map(|(cut, add)| Some(format!("{}{add}", self.tensor.name.strip_suffix(cut)?)));
         let mut there = names.filter_map(|name| self.stored.find(&name));
         let first = there.next();
         match (first, there.next()) {
@@ -170,7 +172,11 @@ impl<'a> Packed<'a> {
     }
 
     fn unknown(&self, found: String) -> StorageProblem {
-        StorageProblem::Unknown { tensor: self.tensor.name.to_string(), found, declared: self.declared.says() }
+        StorageProblem::Unknown {
+            tensor: self.tensor.name.to_string(),
+            found,
+            declared: self.declared.says(),
+        }
     }
 
     /// Refuses a companion of another shape.
@@ -179,7 +185,12 @@ impl<'a> Packed<'a> {
     }
 
     fn logical(&self, name: &str, dtype: DType, shape: Vec<u64>, recipe: Scaled) -> LogicalTensor {
-        LogicalTensor { name: name.into(), dtype, shape: shape.into(), recipe: Recipe::Scaled(Box::new(recipe)) }
+        LogicalTensor {
+            name: name.into(),
+            dtype,
+            shape: shape.into(),
+            recipe: Recipe::Scaled(Box::new(recipe)),
+        }
     }
 
     /// E4M3 or E5M2 with scales for blocks, channels or all.
@@ -193,11 +204,21 @@ impl<'a> Packed<'a> {
         let name = &self.tensor.name;
         let wanted = || self.missing(format!("scale such as `{name}_scale_inv` or `{name}_scale`"));
         let scale = scale.ok_or_else(wanted)?;
-        let scales = self.grid(scale, &self.tensor.shape, Limits { block: self.declared.block, group: None })?;
+        let scales =
+            self.grid(scale, &self.tensor.shape, Limits { block: self.declared.block, group: None })?;
         let (_, rows, cols) = matrices(&self.tensor.shape);
         let codes = Codes { id: self.id, bits: 8, rows, cols, order: Order::Rows, element: 1 };
         let words = format!("{words} with {}", self.scale_words(&scales, scale.1));
-        let recipe = Scaled { words, code, codes, scales, second: None, zero: Zero::Same(0.0), order: None, shape: None };
+        let recipe = Scaled {
+            words,
+            code,
+            codes,
+            scales,
+            second: None,
+            zero: Zero::Same(0.0),
+            order: None,
+            shape: None,
+        };
         Ok(self.logical(name, DType::BF16, self.tensor.shape.to_vec(), recipe))
     }
 
@@ -218,7 +239,9 @@ impl<'a> Packed<'a> {
             }
             (DType::U8 | DType::I8, DType::U8 | DType::F8E8M0) => self.fp4(&self.tensor.name, scale, None),
             (DType::I8, DType::F32 | DType::BF16 | DType::F16) => self.int8(scale),
-            (codes, scales) => Err(self.unknown(format!("{codes} with scales `{}` in {scales}", scale.1.name))),
+            (codes, scales) => {
+                Err(self.unknown(format!("{codes} with scales `{}` in {scales}", scale.1.name)))
+            }
         }
     }
 
@@ -248,10 +271,20 @@ impl<'a> Packed<'a> {
         let words = match (kind, divides) {
             (false, _) => format!("FP4 E2M1 with a power of two for {group} (MXFP4)"),
             (true, false) => format!("NVFP4 with a factor on the scales, groups of {group} (ModelOpt)"),
-            (true, true) => format!("NVFP4 with a divisor of the scales, groups of {group} (compressed-tensors)"),
+            (true, true) => {
+                format!("NVFP4 with a divisor of the scales, groups of {group} (compressed-tensors)")
+            }
         };
-        let recipe =
-            Scaled { words, code: Code::E2m1, codes, scales, second, zero: Zero::Same(0.0), order: None, shape: None };
+        let recipe = Scaled {
+            words,
+            code: Code::E2m1,
+            codes,
+            scales,
+            second,
+            zero: Zero::Same(0.0),
+            order: None,
+            shape: None,
+        };
         Ok(self.logical(name, DType::BF16, shape, recipe))
     }
 
@@ -266,12 +299,20 @@ impl<'a> Packed<'a> {
             Some((_, zero)) if zero.dtype != DType::I8 => return Err(self.dtype(zero, "I8")),
             Some((id, zero)) => {
                 self.has_shape(zero, &scale.1.shape)?;
-                let codes = Codes { id, bits: 8, rows: scales.size.0, cols: scales.size.1, order: Order::Rows, element: 1 };
+                let codes = Codes {
+                    id,
+                    bits: 8,
+                    rows: scales.size.0,
+                    cols: scales.size.1,
+                    order: Order::Rows,
+                    element: 1,
+                };
                 Zero::Stored { codes, signed: true, plus: 0.0 }
             }
         };
         let words = format!("8-bit integers with {}", self.scale_words(&scales, scale.1));
-        let recipe = Scaled { words, code: Code::Signed, codes, scales, second: None, zero, order: None, shape: None };
+        let recipe =
+            Scaled { words, code: Code::Signed, codes, scales, second: None, zero, order: None, shape: None };
         Ok(self.logical(name, self.scale_dtype(scale.1), shape, recipe))
     }
 
@@ -327,7 +368,8 @@ impl<'a> Packed<'a> {
                 let (_, _, groups) = matrices(&scale.1.shape);
                 let wanted = [&shape[..shape.len() - 2], &[rows.div_ceil(each), groups]].concat();
                 self.has_shape(zero, &wanted)?;
-                let codes = Codes { id, bits: bits as u8, rows, cols: groups, order: Order::ColumnWords, element: 4 };
+                let codes =
+                    Codes { id, bits: bits as u8, rows, cols: groups, order: Order::ColumnWords, element: 4 };
                 Zero::Stored { codes, signed: false, plus: 0.0 }
             }
         };
@@ -409,7 +451,8 @@ impl<'a> Packed<'a> {
         let order = self.stored.find(&format!("{stem}.g_idx")).filter(|_| !awq);
         let order = order.map(|part| self.order(part, cols)).transpose()?;
         let words = format!("{bits}-bit integers, groups of {group} ({})", if awq { "AWQ" } else { "GPTQ" });
-        let recipe = Scaled { words, code: Code::Unsigned, codes, scales, second: None, zero, order, shape: None };
+        let recipe =
+            Scaled { words, code: Code::Unsigned, codes, scales, second: None, zero, order, shape: None };
         Ok(self.logical(&format!("{stem}.weight"), self.scale_dtype(scale.1), vec![rows, cols], recipe))
     }
 
@@ -417,7 +460,11 @@ impl<'a> Packed<'a> {
     fn method(&self, companion: &StoredTensor, found: &str) -> Rule<()> {
         let other = if found == "awq" { "gptq" } else { "awq" };
         if self.declared.method.as_deref() == Some(other) {
-            return Err(self.config(companion, format!("packed as {found} packs them"), format!("`{other}`")));
+            return Err(self.config(
+                companion,
+                format!("packed as {found} packs them"),
+                format!("`{other}`"),
+            ));
         }
         Ok(())
     }
@@ -439,7 +486,8 @@ impl<'a> Packed<'a> {
         let scales = Grid { id: scale.0, kind, block, size, for_each: true, turned: true };
         let words = "FP4 E2M1 with a power of two for 32 (MXFP4, gpt-oss)".to_owned();
         let zero = Zero::Same(0.0);
-        let recipe = Scaled { words, code: Code::E2m1, codes, scales, second: None, zero, order: None, shape: None };
+        let recipe =
+            Scaled { words, code: Code::E2m1, codes, scales, second: None, zero, order: None, shape: None };
         Ok(self.logical(stem, DType::BF16, vec![experts, rows, out], recipe))
     }
 
@@ -465,7 +513,11 @@ impl<'a> Packed<'a> {
                 Some(id)
             }
             (false, Some((_, biases))) => {
-                return Err(self.config(biases, format!("of mode {}", format.mode()), "no biases".to_owned()));
+                return Err(self.config(
+                    biases,
+                    format!("of mode {}", format.mode()),
+                    "no biases".to_owned(),
+                ));
             }
             (false, None) => None,
         };
@@ -478,7 +530,12 @@ impl<'a> Packed<'a> {
             *last = groups * format.group_size() as u64;
         }
         let mlx = Mlx { format, codes: self.id, scales: scale.0, biases };
-        Ok(LogicalTensor { name: self.tensor.name.clone(), dtype, shape: shape.into(), recipe: Recipe::Mlx(Box::new(mlx)) })
+        Ok(LogicalTensor {
+            name: self.tensor.name.clone(),
+            dtype,
+            shape: shape.into(),
+            recipe: Recipe::Mlx(Box::new(mlx)),
+        })
     }
 
     /// The format with `each` words a group: by the scales' dtype, else by what the config says.
@@ -492,7 +549,8 @@ impl<'a> Packed<'a> {
             dtype if dtype.float().is_some() => {
                 let block = self.declared.mlx.as_ref();
                 let own = block.and_then(|block| block.get(stem)).filter(|own| own.is_object());
-                let number = |key: &str| own.and_then(|own| own.get(key)).or_else(|| block?.get(key))?.as_u64();
+                let number =
+                    |key: &str| own.and_then(|own| own.get(key)).or_else(|| block?.get(key))?.as_u64();
                 let group_size = number("group_size").unwrap_or(0);
                 let bits = (each * 32).checked_div(group_size).filter(|bits| bits * group_size == each * 32);
                 let bits = bits.and_then(|bits| u8::try_from(bits).ok());
@@ -523,7 +581,8 @@ impl<'a> Packed<'a> {
         if let Some(group) = limits.group {
             let size = (rows, cols.div_ceil(group));
             // One scale for each row may have lost its axis.
-            if count == lead * size.0 * size.1 && matrices_of(&scale.shape, size.1) == (lead, size.0, size.1) {
+            if count == lead * size.0 * size.1 && matrices_of(&scale.shape, size.1) == (lead, size.0, size.1)
+            {
                 return make((1, group), size, true);
             }
             let last = [size.0, size.1];
@@ -548,7 +607,8 @@ impl<'a> Packed<'a> {
         if scale.shape.len() + 1 >= shape.len() && count == lead && lead > 1 {
             return make((rows, cols), (1, 1), true);
         }
-        let unclear = || self.shape(scale, "one number, one a row, or blocks that the config declares".to_owned());
+        let unclear =
+            || self.shape(scale, "one number, one a row, or blocks that the config declares".to_owned());
         if scale.shape.len() != shape.len() || scale_lead != lead {
             return Err(unclear());
         }
