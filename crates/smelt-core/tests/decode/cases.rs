@@ -107,12 +107,12 @@ const NAME: &str = "a.proj.weight";
 
 /// Sizes and choices of a case.
 #[derive(Clone, Copy, Debug)]
-struct Draw {
-    lead: u64,
-    rows: u64,
-    cols: u64,
-    pick: u64,
-    seed: u64,
+pub(crate) struct Draw {
+    pub(crate) lead: u64,
+    pub(crate) rows: u64,
+    pub(crate) cols: u64,
+    pub(crate) pick: u64,
+    pub(crate) seed: u64,
 }
 
 /// E4M3 and E5M2 with blocks of a declared size.
@@ -196,7 +196,7 @@ fn nibbles(codes: &[u8]) -> Vec<u8> {
 }
 
 /// FP4 with a power of two for 32: gpt-oss, compressed-tensors, DeepSeek-V4 and ModelOpt.
-fn mxfp4(draw: Draw) -> Case {
+pub(crate) fn mxfp4(draw: Draw) -> Case {
     let Draw { lead, rows, cols, pick, seed } = draw;
     let mut dice = Dice(seed);
     let cols = cols.next_multiple_of(32);
@@ -300,7 +300,7 @@ fn turned<T: Copy>(data: &[T], rows: u64, cols: u64) -> Vec<T> {
 }
 
 /// compressed-tensors' packed integers: symmetric or with zero points, with or without an order.
-fn integers(draw: Draw) -> Case {
+pub(crate) fn integers(draw: Draw) -> Case {
     let Draw { rows, cols, pick, seed, .. } = draw;
     let mut dice = Dice(seed);
     let (bits, group) = ([4, 8][pick as usize % 2], [32, 16][pick as usize / 2 % 2]);
