@@ -1,6 +1,6 @@
 //! Shows a run's events: a bar on a terminal, lines of JSON for a program.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -32,12 +32,13 @@ struct State {
     of: u64,
     done: u64,
     told: Instant,
+    kept: Option<(usize, usize)>,
 }
 
 impl<'a> Progress<'a> {
     pub(crate) fn new(printer: &'a Printer) -> Self {
         let bar = if printer.is_json() { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        let state = State { of: 0, done: 0, told: Instant::now() };
+        let state = State { of: 0, done: 0, told: Instant::now(), kept: None };
         Self { printer, bar, state: Mutex::new(state) }
     }
 
@@ -46,15 +47,24 @@ impl<'a> Progress<'a> {
         self.bar.finish_and_clear();
     }
 
+    /// How many tensors of how many a run that failed has left to go on with.
+    pub(crate) fn kept(&self) -> Option<(usize, usize)> {
+        self.lock().kept
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while holding it")
+    }
+
     fn begin(&self, style: &str, of: u64) {
         self.bar.set_style(ProgressStyle::with_template(style).expect("the template is fixed"));
         self.bar.set_length(of);
-        self.state.lock().expect("nothing panics while holding it").of = of;
+        self.lock().of = of;
     }
 
     fn advance(&self, step: u64, kind: &str) {
         self.bar.inc(step);
-        let mut state = self.state.lock().expect("nothing panics while holding it");
+        let mut state = self.lock();
         state.done += step;
         if state.told.elapsed() >= EVERY || state.done == state.of {
             state.told = Instant::now();
@@ -76,6 +86,16 @@ impl Observer for Progress<'_> {
                 self.printer.event("measuring", &json!({ "modules": modules }));
             }
             Event::Measured { .. } => self.advance(1, "measured"),
+            Event::Resumed { bytes, tensors, of } => {
+                self.printer.event("resumed", &json!({ "bytes": bytes, "tensors": tensors, "of": of }));
+                self.advance(*bytes, "progress");
+                // What was there already says nothing of the speed.
+                self.bar.reset_eta();
+            }
+            Event::Kept { tensors, of } => {
+                self.printer.event("kept", &json!({ "tensors": tensors, "of": of }));
+                self.lock().kept = Some((*tensors, *of));
+            }
             Event::Block { bytes } => self.advance(*bytes, "progress"),
             Event::Finished { file, bytes } => {
                 self.printer.event("file", &json!({ "name": file, "bytes": bytes }));

@@ -1,11 +1,14 @@
 //! One module for each command, and what they share: opening a checkpoint, making its plan.
 
 pub(crate) mod bits;
+pub(crate) mod diff;
 pub(crate) mod discover;
 pub(crate) mod families;
 pub(crate) mod inspect;
 pub(crate) mod plan;
 pub(crate) mod quantize;
+pub(crate) mod report;
+pub(crate) mod verify;
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
-
 use smelt_core::Error;
 use smelt_core::checkpoint::{Checkpoint, DType};
 use smelt_core::layout::Family;
@@ -48,7 +50,7 @@ pub(crate) fn planned(
 ) -> anyhow::Result<Planned> {
     let options = options(args)?;
     let checkpoint = open(&args.model)?;
-    let around = bits::Surroundings { printer, memory: memory(args), output, stop };
+    let around = bits::Surroundings { printer, memory: memory(args.max_memory, args.threads), output, stop };
     let plan = bits::plan(&checkpoint, origin(&checkpoint, args)?, options, args, around)?;
     for note in &plan.notes {
         printer.event("note", &serde_json::to_value(note)?);
@@ -56,7 +58,7 @@ pub(crate) fn planned(
     for line in format::notes(&plan.notes) {
         printer::warning(&line);
     }
-    let schedule = plan.schedule(memory(args))?;
+    let schedule = plan.schedule(memory(args.max_memory, args.threads))?;
     Ok(Planned { checkpoint, plan, schedule })
 }
 
@@ -87,11 +89,12 @@ pub(crate) fn read_family(path: &Path) -> Result<Family, Error> {
     Family::parse(&text).map_err(|source| Error::Family { file, source })
 }
 
-fn memory(args: &PlanArgs) -> Memory {
+/// The budget of a run.
+pub(crate) fn memory(max_memory: Option<u64>, threads: Option<u16>) -> Memory {
     let default = || (system::available_memory() / 4).clamp(LEAST_MEMORY, DEFAULT_MEMORY);
     Memory {
-        limit: args.max_memory.unwrap_or_else(default),
-        threads: args.threads.map_or_else(system::cores, usize::from),
+        limit: max_memory.unwrap_or_else(default),
+        threads: threads.map_or_else(system::cores, usize::from),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::anyhow;
 use serde_json::json;
 use smelt_core::Error;
-use smelt_core::pipeline::{Run, check_outside, free_space};
+use smelt_core::pipeline::{Outcome, Run, check_outside, discard, free_space};
 use smelt_core::plan::Plan;
 use smelt_core::units::bytes;
 
@@ -28,6 +28,9 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
     }
     let Planned { checkpoint, plan, schedule } = &planned;
     printer.event("plan", &serde_json::to_value(&plan.totals)?);
+    if args.no_resume {
+        discard(&output)?;
+    }
     let progress = Progress::new(printer);
     let run = Run {
         plan,
@@ -41,13 +44,47 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
     let result = run.execute();
     progress.clear();
     match result {
-        Err(Error::Interrupted) => Err(anyhow!("stopped; nothing is left behind in `{}`", output.display())),
-        Err(error) => Err(error.into()),
-        Ok(()) => {
-            summary(plan, &output, started, printer);
-            Ok(())
-        }
+        Ok(Outcome::Written) => summary(plan, &output, started, printer),
+        Ok(Outcome::AlreadyFinished) => already(plan, &output, printer),
+        Err(error) => return Err(stopped(error, progress.kept(), &output)),
     }
+    Ok(())
+}
+
+/// What a run that ended early has to say, besides what ended it.
+fn stopped(error: Error, kept: Option<(usize, usize)>, output: &Path) -> anyhow::Error {
+    let path = output.display();
+    let left = kept.map(|(tensors, of)| format!("{tensors} of {of} tensors are kept in `{path}`"));
+    match (error, left) {
+        (Error::Interrupted, Some(left)) => anyhow!("stopped; {left}: run the same command again to go on"),
+        (Error::Interrupted, None) => anyhow!("stopped; nothing is left behind in `{path}`"),
+        (error, Some(left)) => {
+            printer::warning(&format!("{left}, from where the next run goes on"));
+            error.into()
+        }
+        (error, None) => error.into(),
+    }
+}
+
+/// Says that there was nothing to do.
+fn already(plan: &Plan, output: &Path, printer: &Printer) {
+    let totals = &plan.totals;
+    printer.event(
+        "done",
+        &json!({
+            "output": output.display().to_string(),
+            "bytes": totals.disk_bytes(),
+            "bits_per_weight": totals.bits_per_weight,
+            "already_finished": true,
+        }),
+    );
+    printer::done(&format!(
+        "`{}` is finished already: {}, {:.3} bits per weight; sizes, headers and small files are as they \
+         were written",
+        output.display(),
+        bytes(totals.tensor_bytes),
+        totals.bits_per_weight,
+    ));
 }
 
 fn show(planned: &Planned, output: &Path, printer: &Printer) -> anyhow::Result<()> {
@@ -68,6 +105,7 @@ fn summary(plan: &Plan, output: &Path, started: Instant, printer: &Printer) {
         "done",
         &json!({
             "output": output.display().to_string(),
+            "already_finished": false,
             "bytes": totals.disk_bytes(),
             "bits_per_weight": totals.bits_per_weight,
             "seconds": seconds,

@@ -65,7 +65,7 @@ impl<'a> Allocating<'a> {
 
     /// What tells measurements of these weights from others.
     pub fn fingerprint(&self, importance: Option<&Importance>) -> String {
-        fingerprint(&self.draft, importance.map(Importance::digest))
+        fingerprint(&self.draft, self.checkpoint, importance.map(Importance::digest))
     }
 
     /// Measures what `measures` lacks; says whether that was anything.
@@ -114,7 +114,8 @@ impl<'a> Allocating<'a> {
             if over == 0 {
                 return Ok(plan);
             }
-            budget = budget.saturating_sub(over);
+            // Below what it took, so that the next choice is another one.
+            budget = plan.totals.tensor_bytes.saturating_sub(over);
         }
         Err(self.request.unreachable(&self.draft, &self.scope).into())
     }

@@ -14,10 +14,19 @@ pub enum Event {
         /// Its path.
         module: String,
     },
-    /// Directory, config and side files are there; the tensors begin.
+    /// Directory and side files are there; the tensors begin.
     Started {
         /// Bytes that the blocks will hold in all, before quantization.
         bytes: u64,
+    },
+    /// An earlier run is taken up: these tensors are there already.
+    Resumed {
+        /// Bytes that their blocks held before quantization.
+        bytes: u64,
+        /// How many they are.
+        tensors: usize,
+        /// How many there are in all.
+        of: usize,
     },
     /// A block is written.
     Block {
@@ -30,6 +39,13 @@ pub enum Event {
         file: String,
         /// Its size.
         bytes: u64,
+    },
+    /// The run failed; these tensors are kept, and the same run goes on with them.
+    Kept {
+        /// How many they are.
+        tensors: usize,
+        /// How many there are in all.
+        of: usize,
     },
 }
 

@@ -13,6 +13,7 @@ use smelt_kernels::Format;
 
 use super::allocate::BitsError;
 use super::{Plan, Spec};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
 /// The version of the file, and of the way in which errors are measured.
@@ -94,9 +95,9 @@ impl Measures {
     }
 }
 
-/// What errors depend on: the source's headers and config, the expressions, the method, the importance. The
-/// weights themselves are not read: a file that is changed in place without changing its size goes unnoticed.
-pub fn fingerprint(plan: &Plan, importance: Option<&str>) -> String {
+/// What errors depend on: the source's headers, sizes and times of its files, the expressions, the method, the
+/// importance.
+pub fn fingerprint(plan: &Plan, checkpoint: &Checkpoint, importance: Option<&str>) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut add = |text: &str| {
         hasher.update(&(text.len() as u64).to_le_bytes());
@@ -105,8 +106,8 @@ pub fn fingerprint(plan: &Plan, importance: Option<&str>) -> String {
     add(&format!("{VERSION} {}", plan.smelt));
     add(plan.method.name());
     add(importance.unwrap_or_default());
-    for shard in &plan.source_shards {
-        add(&format!("{} {}", shard.path, shard.size));
+    for file in checkpoint.stamps() {
+        add(&format!("{} {:?}", file.path, file.stamp));
     }
     for tensor in &plan.source_tensors {
         add(&format!(

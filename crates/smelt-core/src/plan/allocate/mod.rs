@@ -157,7 +157,7 @@ impl<'a> Allocator<'a> {
             }
             next = point.bytes + step;
             let tensor_bytes = self.scope.fixed_bytes + point.bytes;
-            let bits_per_weight = 8.0 * tensor_bytes as f64 / self.parameters.max(1) as f64;
+            let bits_per_weight = short(8.0 * tensor_bytes as f64 / self.parameters.max(1) as f64);
             thinned.push(FrontierPoint { tensor_bytes, bits_per_weight, loss: short(point.loss) });
         }
         thinned
@@ -171,8 +171,8 @@ fn towers(plan: &Plan) -> (u64, u64) {
 }
 
 /// Six digits, more than a prediction has: they are the same when they are written and read.
-fn short(loss: f64) -> f64 {
-    format!("{loss:.5e}").parse().unwrap_or(loss)
+fn short(value: f64) -> f64 {
+    format!("{value:.5e}").parse().unwrap_or(value)
 }
 
 impl Request {
