@@ -149,3 +149,86 @@ impl Entries {
         Some(Self { first, count: last - first + 1, rows, columns })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{DType, TensorId};
+    use crate::layout::Role;
+    use crate::layout::graph::Graph;
+    use crate::layout::pull::Tensors;
+
+    /// One tensor of f32, any region of it.
+    struct Array {
+        shape: Vec<u64>,
+        values: Vec<f32>,
+    }
+
+    impl Tensors for Array {
+        fn read_region(&self, _: TensorId, region: &[Axis], out: &mut [u8]) -> Result<()> {
+            let mut places = vec![0];
+            for (axis, size) in region.iter().zip(&self.shape) {
+                let along = |at: u64| (0..axis.len).map(move |i| at * size + axis.start + i * axis.step);
+                places = places.into_iter().flat_map(along).collect();
+            }
+            for (place, out) in places.into_iter().zip(out.as_chunks_mut().0) {
+                *out = self.values[place as usize].to_le_bytes();
+            }
+            Ok(())
+        }
+    }
+
+    /// What is found for a block of a tensor: the weights of its first row, and where the block is among them.
+    fn found(shape: &[u64], value: impl Fn(u64) -> f32, place: Place) -> Option<(Vec<f32>, u64)> {
+        let shape = shape.to_vec();
+        let values = (0..shape.iter().product()).map(value).collect();
+        let mut graph = Graph::default();
+        let node = graph.source(TensorId(0), DType::F32, &shape);
+        let task = Task {
+            name: "a.weight".into(),
+            role: Role::MlpUp,
+            node,
+            dtype: DType::F32,
+            shape: shape.clone(),
+            format: None,
+            parts: Vec::new(),
+        };
+        let array = Array { shape: shape.clone(), values };
+        let mut columns = Columns::default();
+        let found = columns.of(Puller::new(&graph, &array), &task, place).unwrap();
+        found.map(|(channels, place)| {
+            let entry = shape.iter().skip(shape.len() - 2).product();
+            (channels.at(place.offset, entry).0.to_vec(), place.offset)
+        })
+    }
+
+    #[test]
+    fn a_column_counts_by_the_inverse_of_its_mean_square() {
+        // Columns of 1, 2, 4 and 0: the last is not dead for sure.
+        let value = |k: u64| [1.0, 2.0, 4.0, 0.0][k as usize % 4];
+        let (weights, _) = found(&[100, 4], value, Place { offset: 0, len: 400 }).unwrap();
+        let ratios: Vec<f32> = weights.iter().map(|w| w / weights[0]).collect();
+        assert_eq!(ratios[..3], [1.0, 0.25, 0.0625]);
+        assert_eq!(weights[3], (1.0 / FLOOR) as f32);
+    }
+
+    #[test]
+    fn experts_have_weights_of_their_own() {
+        let value = |k: u64| if k < 2 * 64 { 1.0 } else { [1.0, 2.0][k as usize % 2] };
+        let (weights, offset) = found(&[4, 32, 2], value, Place { offset: 130, len: 70 }).unwrap();
+        assert_eq!((offset, weights[0] / weights[1]), (2, 4.0));
+        let (weights, offset) = found(&[4, 32, 2], value, Place { offset: 64, len: 128 }).unwrap();
+        assert_eq!((offset, weights), (0, vec![1.0, 1.0]));
+    }
+
+    #[test]
+    fn where_rows_say_nothing_all_columns_count_the_same() {
+        let whole = |len| Place { offset: 0, len };
+        assert_eq!(found(&[FEWEST - 1, 4], |_| 1.0, whole(16)), None);
+        assert_eq!(found(&[64], |_| 1.0, whole(64)), None);
+        for value in [0.0, f32::NAN, f32::INFINITY] {
+            let (weights, _) = found(&[64, 2], |_| value, whole(128)).unwrap();
+            assert_eq!(weights, [1.0, 1.0]);
+        }
+    }
+}

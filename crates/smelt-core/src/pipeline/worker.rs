@@ -173,8 +173,8 @@ impl Worker<'_> {
     }
 
     fn quantize(&mut self, open: &OpenTask, block: &Block, format: Format) -> Result<()> {
-        let task = &self.shared.plan.tasks[open.index];
         let Shared { plan, checkpoint, importance, .. } = self.shared;
+        let task = &plan.tasks[open.index];
         let mut place = Place { offset: block.offset, len: block.len };
         let mut channels = importance.and_then(|all| all.of(task.module()));
         if channels.is_none() && plan.method != Method::Rtn {
