@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use super::catalog::Catalog;
+use super::compute::number;
 use super::graph::{Graph, NodeId, Op};
 use super::{Layout, Output};
 use crate::layout::op::Node;
@@ -143,9 +144,16 @@ fn node_hash(
     hash
 }
 
-/// Whether two nodes are the same but for their inputs.
+/// Whether two nodes are the same but for their inputs. A number is what the node's dtype makes of
+/// it: 0.3 is the same bf16 whether it was written with three digits or sixteen.
 fn same_node(a: &Node, b: &Node) -> bool {
-    a.dtype == b.dtype && a.shape == b.shape && a.op.without_inputs() == b.op.without_inputs()
+    let same_op = match (&a.op, &b.op) {
+        (Op::Scalar(left), Op::Scalar(right)) => {
+            number(a.dtype, f64::from_bits(*left)) == number(b.dtype, f64::from_bits(*right))
+        }
+        (left, right) => left.without_inputs() == right.without_inputs(),
+    };
+    a.dtype == b.dtype && a.shape == b.shape && same_op
 }
 
 /// What happens with a parameter, in words.

@@ -54,6 +54,8 @@ pub struct Output {
     pub module: Option<Module>,
     /// Whether a change of dtype applies to it.
     pub cast: bool,
+    /// Modules with the same word here are used as one and must be stored in one format.
+    pub format_group: Option<String>,
 }
 
 /// A module that can be quantized.
