@@ -245,17 +245,36 @@ impl Writer<'_> {
             Op::Bitcast(input) => format!("bitcast({}, \"{}\")", inner(*input), lower(node.dtype)),
             Op::FromFp8(input) => format!("from_fp8({}, \"{}\")", inner(*input), lower(node.dtype)),
             Op::Unary { op, input } => format!("{}({})", unary(*op), inner(*input)),
-            Op::Broadcast(input) => format!("broadcast({}, {:?})", inner(*input), node.shape),
+            Op::Broadcast(input) => match scalar(graph, *input) {
+                Some(number) => format!("full({:?}, {number:?}, \"{}\")", node.shape, lower(node.dtype)),
+                None => format!("broadcast({}, {:?})", inner(*input), node.shape),
+            },
+            Op::Pad { input, low, value: 0 } => {
+                let before = &graph.node(*input).shape;
+                let sides = low.iter().zip(before).zip(&node.shape).enumerate();
+                sides.filter(|(_, ((_, before), after))| before != after).fold(
+                    inner(*input),
+                    |text, (axis, ((low, before), after))| {
+                        format!("pad({text}, {axis}, {low}, {})", after - before - low)
+                    },
+                )
+            }
             Op::Repeat { input, axis, count } => format!("repeat({}, {axis}, {count})", inner(*input)),
             Op::Reduce { op, input, axes } if axes.len() == 1 => {
                 let op = if *op == ReduceOp::Sum { "sum" } else { "norm" };
                 format!("{op}({}, {})", inner(*input), axes[0])
             }
-            Op::Binary { op, left, right } => match (binary(*op), scalar(graph, *right)) {
-                (Some(op), Some(number)) => format!("({} {op} {number:?})", inner(*left)),
-                (Some(op), None) => format!("({} {op} {})", inner(*left), inner(*right)),
-                (None, _) => "unknown()".to_owned(),
-            },
+            Op::Binary { op, left, right } => {
+                let operand =
+                    |id| scalar(graph, id).map_or_else(|| inner(id), |number| format!("{number:?}"));
+                let (left, right) = (operand(*left), operand(*right));
+                match (binary(*op), op) {
+                    (Some(op), _) => format!("({left} {op} {right})"),
+                    (None, BinaryOp::Max) => format!("max({left}, {right})"),
+                    (None, BinaryOp::Min) => format!("min({left}, {right})"),
+                    (None, _) => "unknown()".to_owned(),
+                }
+            }
             // No syntax for it: the check on the same checkpoint names the parameter.
             _ => "unknown()".to_owned(),
         }
@@ -349,7 +368,10 @@ fn unary(op: UnaryOp) -> &'static str {
         UnaryOp::Square => "square",
         UnaryOp::Sqrt => "sqrt",
         UnaryOp::Sigmoid => "sigmoid",
-        _ => "unknown",
+        UnaryOp::Abs => "abs",
+        UnaryOp::Floor => "floor",
+        UnaryOp::Exp => "exp",
+        UnaryOp::Log2 => "log2",
     }
 }
 
