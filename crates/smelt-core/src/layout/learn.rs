@@ -431,12 +431,41 @@ fn groups(rules: &IndexMap<Rule, Vec<Vec<u64>>>, names: &Names, config: &Config)
 
 /// When a rule holds, from the values of its indices; empty where it holds for all.
 fn condition(rule: &Rule, values: &[Vec<u64>], names: &Names, config: &Config) -> String {
-    let conditions = rule.places.iter().enumerate().filter_map(|(at, place)| {
-        let held: BTreeSet<u64> = values.iter().map(|values| values[at]).collect();
-        let range = names.forms.values().find(|(name, _)| name == place).map_or(0, |(_, range)| *range);
-        if held.len() as u64 == range { None } else { Some(subset(place, &held, range, config)) }
+    let held: BTreeSet<&[u64]> = values.iter().map(Vec::as_slice).collect();
+    combinations(&rule.places, &held, names, config)
+}
+
+/// Says which values these indices have together: each by itself where every combination occurs, else
+/// the first with what the others have beside it.
+fn combinations(places: &[String], held: &BTreeSet<&[u64]>, names: &Names, config: &Config) -> String {
+    let Some((place, rest)) = places.split_first() else {
+        return String::new();
+    };
+    let mut tails: BTreeMap<u64, BTreeSet<&[u64]>> = BTreeMap::new();
+    for values in held {
+        tails.entry(values[0]).or_default().insert(&values[1..]);
+    }
+    let mut alike: IndexMap<&BTreeSet<&[u64]>, BTreeSet<u64>> = IndexMap::new();
+    for (value, tail) in &tails {
+        alike.entry(tail).or_default().insert(*value);
+    }
+    let range = names.forms.values().find(|(name, _)| name == place).map_or(0, |(_, range)| *range);
+    let several = alike.len() > 1;
+    let parts = alike.into_iter().map(|(tail, firsts)| {
+        let all = firsts.len() as u64 == range;
+        let first = if all { String::new() } else { subset(place, &firsts, range, config) };
+        let others = combinations(rest, tail, names, config);
+        let both = [first, others].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
+        // `and` binds closer than `or`.
+        both.iter().map(|part| bracketed(part)).collect::<Vec<_>>().join(" and ")
     });
-    conditions.collect::<Vec<_>>().join(" and ")
+    let parts = parts.collect::<Vec<_>>();
+    if several { parts.join(" or ") } else { parts.concat() }
+}
+
+/// A condition that may stand beside an `and`.
+fn bracketed(part: &str) -> String {
+    if part.contains(" or ") { format!("({part})") } else { part.to_owned() }
 }
 
 /// Names some of the values of an index: by a list of the config that tells kinds, as a range, or
@@ -464,7 +493,7 @@ fn kinds(held: &BTreeSet<u64>, range: u64, config: &Config) -> Option<(String, S
     lists.into_iter().find_map(|(path, items)| {
         let kind = items.get(*held.first()? as usize)?;
         let alike = items.iter().enumerate().all(|(at, item)| (item == kind) == held.contains(&(at as u64)));
-        (alike && !kind.is_array()).then(|| (path, kind.to_string()))
+        (alike && !kind.is_array() && !kind.is_object()).then(|| (path, kind.to_string()))
     })
 }
 
