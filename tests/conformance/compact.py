@@ -3,7 +3,7 @@
     python tests/conformance/compact.py CHECKPOINT > tests/conformance/manifests/NAME.json
 
 CHECKPOINT is a directory, or a JSON file {"config": …, "files": {file: {tensor: [dtype, shape]}}}.
-Names that differ in numbers alone become one line: `model.layers.{0-3}.mlp.experts.{0,2}.w1.weight`.
+Names that differ in numbers alone become one line: `layers.{0-3}.mlp.experts.{0,2}.w1.weight`.
 A shape stands for BF16; any other dtype is written before it: `["F32", [4, 1]]`.
 """
 

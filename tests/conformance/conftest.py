@@ -19,7 +19,15 @@ from formats import Format
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "samples" / "tiny-moe"
 PLAIN = Variant()
-FAST_FIRST = ["test_golden", "test_options", "test_load", "test_convert", "test_weights", "test_families"]
+FAST_FIRST = [
+    "test_golden",
+    "test_options",
+    "test_verify",
+    "test_load",
+    "test_convert",
+    "test_weights",
+    "test_families",
+]
 
 # Nothing here needs the network; a missing file must not become a download.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -1,43 +1,46 @@
-"""Compares every family with both libraries on every manifest, and writes down what came out.
+"""Checks every family with both libraries on every manifest, and writes down what came out.
 
     python tests/conformance/record.py [NAME …]
 
-`tests/manifests/expected.json` then holds the fingerprint of each layout that equals the library's (the
-Rust tests check them without Python), and `docs/architectures.md` the table for people. With names,
-only those manifests are compared again.
+`tests/manifests/expected.json` then holds the fingerprint of each layout that equals the library's
+(the Rust tests check them without Python), and `docs/architectures.md` the table for people. With
+names, only those manifests are checked again.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-MANIFESTS = ROOT / "tests" / "manifests"
-EXPECTED = MANIFESTS / "expected.json"
+from pairs import CHECKS, EXPECTED, LIBRARIES, MANIFESTS, ROOT, check, layout
+
 TABLE = ROOT / "docs" / "architectures.md"
-SMELT = os.environ.get("SMELT_BIN", str(ROOT / "target" / "release" / "smelt"))
-LIBRARIES = ("mlx-lm", "mlx-vlm")
 LONGEST_REASON = 160
 
-Expected = dict[str, dict[str, dict[str, str]]]
+Cell = dict[str, "str | dict[str, str]"]
+Expected = dict[str, dict[str, Cell]]
 
 HEAD = """# Architectures
 
-What smelt's families make of each checkpoint, compared with what the library itself does on the same
-names, shapes and config (mlx-lm {mlx_lm}, mlx-vlm {mlx_vlm}). Made by `tests/conformance/record.py`.
+What smelt's families make of each checkpoint, compared with the library itself on the same names,
+shapes and config (mlx-lm {mlx_lm}, mlx-vlm {mlx_vlm}). Made by `tests/conformance/record.py`.
 
-**equal**: every parameter is the same expression over the same tensors, quantized by the same rules.
-{equal} pairs of checkpoint and library are. Where the reason says `differences`, the family writes
-another expression than the library for so many parameters; anything else is a refusal, by the library
-or by smelt, before a byte is written. Names like `_fp8` or `_awq` are storage formats that smelt does
-not read yet.
+- **layout**: every parameter is the same expression over the same tensors as the library was seen
+  to make, quantized by the same rules. The checks behind it run with real, deterministic weights.
+- **weights**: `--mode none` holds the bits that the library holds after its strict load.
+- **load**: the library loads that result strictly, and its `sanitize` leaves it as it is.
+- **bits**: a 4-bit result has just the modules quantized that the library's rules allow, and its
+  bits; towers stay as they are.
+- **load4**: the library loads the 4-bit result strictly, and `sanitize` leaves it as it is.
+- **logits**: the library computes the same, on a CPU, with the source and with the result of
+  `--mode none`.
 
-| checkpoint | mlx-lm | mlx-vlm |
+{equal} of {pairs} pairs of checkpoint and library pass all that could be checked. For the others
+the reason is a refusal, by the library or by smelt, before a byte is written.
+
+| checkpoint | library | result |
 |---|---|---|
 """
 
@@ -47,17 +50,13 @@ def manifests() -> list[str]:
     return sorted(path.stem for path in MANIFESTS.glob("*.json") if path != EXPECTED)
 
 
-def check(name: str, library: str) -> dict[str, str]:
-    """The fingerprint of an equal layout, or the reason why there is none."""
-    command = [SMELT, "families", "check", str(MANIFESTS / f"{name}.json"), "--json"]
-    command += ["--library", library, "--python", sys.executable]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    answer = json.loads(run.stdout.splitlines()[0])
-    if "error" in answer:
-        return {"reason": shorten(answer["error"])}
-    if answer["differences"]:
-        return {"reason": f"{len(answer['differences'])} differences"}
-    return {"family": answer["family"], "fingerprint": answer["fingerprint"]}
+def cell(name: str, library: str) -> Cell:
+    """What came out for a pair."""
+    found: Cell = dict(layout(name, library))
+    if "reason" in found:
+        return {"reason": shorten(str(found["reason"]))}
+    unlike = {check: wrong for check, wrong in check(name, library).items() if wrong}
+    return found | {"unlike": unlike} if unlike else found
 
 
 def shorten(error: str) -> str:
@@ -68,18 +67,30 @@ def shorten(error: str) -> str:
     return line if len(line) <= LONGEST_REASON else line[:LONGEST_REASON] + "…"
 
 
+def shown(cell: Cell) -> str:
+    """A pair's result in the table."""
+    if "reason" in cell:
+        return str(cell["reason"]).replace("|", "/")
+    unlike = dict(cell.get("unlike", {}))
+    fine = ", ".join(["layout", *(check for check in CHECKS if check not in unlike)])
+    return "; ".join([fine, *(f"{check} {why}" for check, why in unlike.items())])
+
+
 def table(expected: Expected) -> str:
     """The page for people."""
     from mlx_lm import __version__ as mlx_lm
     from mlx_vlm.version import __version__ as mlx_vlm
 
-    cells = [cell for row in expected.values() for cell in row.values()]
-    equal = sum("fingerprint" in cell for cell in cells)
-    text = HEAD.format(mlx_lm=mlx_lm, mlx_vlm=mlx_vlm, equal=equal)
-    for name, row in sorted(expected.items()):
-        shown = ["equal" if "fingerprint" in row[lib] else row[lib]["reason"] for lib in LIBRARIES]
-        text += f"| {name} | {' | '.join(cell.replace('|', '/') for cell in shown)} |\n"
-    return text
+    rows = [
+        (name, library, row[library])
+        for name, row in sorted(expected.items())
+        for library in LIBRARIES
+    ]
+    equal = sum("fingerprint" in cell for _, _, cell in rows)
+    text = HEAD.format(mlx_lm=mlx_lm, mlx_vlm=mlx_vlm, equal=equal, pairs=len(rows))
+    return text + "".join(
+        f"| {name} | {library} | {shown(cell)} |\n" for name, library, cell in rows
+    )
 
 
 def main() -> None:
@@ -87,9 +98,11 @@ def main() -> None:
     expected: Expected = json.loads(EXPECTED.read_text()) if sys.argv[1:] else {}
     pairs = [(name, library) for name in names for library in LIBRARIES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for (name, library), cell in zip(pairs, pool.map(lambda pair: check(*pair), pairs)):
-            expected.setdefault(name, {})[library] = cell
-            print(name, library, "equal" if "fingerprint" in cell else cell["reason"], flush=True)
+        for (name, library), found in zip(
+            pairs, pool.map(lambda pair: cell(*pair), pairs), strict=True
+        ):
+            expected.setdefault(name, {})[library] = found
+            print(name, library, shown(found), flush=True)
     EXPECTED.write_text(json.dumps(expected, indent=1, sort_keys=True) + "\n")
     TABLE.write_text(table(expected))
 

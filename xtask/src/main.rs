@@ -14,6 +14,7 @@ cargo xtask lint          format, clippy, documentation, dependencies
 cargo xtask unit          the Rust tests
 cargo xtask conformance   the tests against stock mlx-lm, in an environment of their own;
                           further arguments go to pytest
+cargo xtask kills [N]     kill the program at N random moments (200) and compare what it writes in the end
 cargo xtask deny          licences and sources of dependencies (needs cargo-deny)
 ";
 
@@ -44,6 +45,7 @@ fn run(task: &str, rest: &[String]) -> Done {
         "lint" => lint(),
         "unit" => unit(),
         "conformance" => conformance(rest),
+        "kills" => kills(rest),
         "deny" => cargo(&["deny", "check", "bans", "licenses", "sources"]),
         _ => Err(format!("no such task\n\n{HELP}")),
     }
@@ -76,6 +78,13 @@ fn lint() -> Done {
 
 fn unit() -> Done {
     cargo(&["test", "--workspace", "--quiet"])
+}
+
+fn kills(rest: &[String]) -> Done {
+    let count = rest.first().map_or("200", String::as_str);
+    let mut command = Command::new("cargo");
+    command.args(["test", "--package", "mlx-smelt", "--test", "cli", "killed", "--", "--nocapture"]);
+    step(&format!("{count} kills"), command.env("SMELT_KILLS", count))
 }
 
 fn conformance(pytest: &[String]) -> Done {

@@ -27,6 +27,13 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Say what a checkpoint is, and what would be in the way
     Inspect(InspectArgs),
+    /// Check a finished model: as the loaders see it, byte for byte, and against its source
+    #[command(after_help = "Example: smelt verify Qwen3-30B-A3B-4bit --against Qwen3-30B-A3B")]
+    Verify(VerifyArgs),
+    /// Compare two models or checkpoints tensor by tensor
+    Diff(DiffArgs),
+    /// Draw the report of a finished model as a page
+    Report(ReportArgs),
     /// Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a weight
     Discover(DiscoverArgs),
     /// List the model families that smelt knows
@@ -40,8 +47,10 @@ impl Command {
             Self::Quantize(args) => args.plan.json,
             Self::Plan(args) => args.json,
             Self::Inspect(args) => args.json,
+            Self::Verify(args) => args.json,
+            Self::Diff(args) => args.json,
             Self::Families(args) => args.wants_json(),
-            Self::Discover(_) => false,
+            Self::Discover(_) | Self::Report(_) => false,
         }
     }
 }
@@ -136,7 +145,8 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
-    /// Directory to write, new or empty [default: the checkpoint's name with -4bit, -mxfp4 and so
+    /// Directory to write: new, empty, or what a run that was stopped has left, which then goes on
+    /// [default: the checkpoint's name with -4bit, -mxfp4 and so
     /// on, beside it]
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
@@ -144,6 +154,10 @@ pub(crate) struct QuantizeArgs {
     /// Show the plan and stop before anything is written
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    /// Remove what an unfinished run has left in the directory and begin anew
+    #[arg(long)]
+    pub(crate) no_resume: bool,
 
     #[command(flatten)]
     pub(crate) plan: PlanArgs,
@@ -204,6 +218,78 @@ pub(crate) struct InspectArgs {
     /// Write JSON to standard output (docs/json.md describes it)
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyArgs {
+    /// Directory of the model, written by smelt or by another tool
+    pub(crate) model: PathBuf,
+
+    /// Checkpoint that the model was made from: decode every weight and compare
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) against: Option<PathBuf>,
+
+    /// Use this family file instead of the ones inside smelt
+    #[arg(long, value_name = "FILE")]
+    pub(crate) family: Option<PathBuf>,
+
+    /// Library that is to load the model [default: the one whose names it has]
+    #[arg(long, value_enum)]
+    pub(crate) target: Option<LibraryArg>,
+
+    /// Tensors to list by their error, with `--against`
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) show: usize,
+
+    #[command(flatten)]
+    pub(crate) resources: ResourceArgs,
+
+    /// Write events as JSON to standard output (docs/json.md describes them)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DiffArgs {
+    /// Directory of a model or checkpoint
+    pub(crate) first: PathBuf,
+
+    /// Directory of the one to hold against it
+    pub(crate) second: PathBuf,
+
+    /// Tensors to list
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) show: usize,
+
+    #[command(flatten)]
+    pub(crate) resources: ResourceArgs,
+
+    /// Write events as JSON to standard output (docs/json.md describes them)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What a command that only reads may use.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ResourceArgs {
+    /// Memory for the whole process, such as 64MiB or 4G [default: 1GiB or a quarter of what is free,
+    /// whichever is less]
+    #[arg(help_heading = RESOURCES, long, value_name = "SIZE", value_parser = size)]
+    pub(crate) max_memory: Option<u64>,
+
+    /// Threads; the result does not depend on it [default: one for each core]
+    #[arg(help_heading = RESOURCES, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReportArgs {
+    /// Directory that `quantize` wrote
+    pub(crate) model: PathBuf,
+
+    /// File to write, `-` for standard output [default: smelt-report.html in the directory]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -49,6 +49,9 @@ fn dispatch(command: &Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Quantize(args) => commands::quantize::run(args, printer),
         Command::Plan(args) => commands::plan::run(args, printer),
         Command::Inspect(args) => commands::inspect::run(args, printer),
+        Command::Verify(args) => commands::verify::run(args, printer),
+        Command::Diff(args) => commands::diff::run(args, printer),
+        Command::Report(args) => commands::report::run(args),
         Command::Discover(args) => commands::discover::run(args),
         Command::Families(args) => commands::families::run(args, printer),
     }

@@ -1,6 +1,6 @@
 //! Shows a run's events: a bar on a terminal, lines of JSON for a program.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -25,6 +25,7 @@ struct State {
     bytes: u64,
     done: u64,
     told: Instant,
+    kept: Option<(usize, usize)>,
 }
 
 impl<'a> Progress<'a> {
@@ -32,7 +33,7 @@ impl<'a> Progress<'a> {
         let bar = if printer.is_json() { ProgressBar::hidden() } else { ProgressBar::new(0) };
         let style = "{bar:32} {percent:>3}%  {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
         bar.set_style(ProgressStyle::with_template(style).expect("the template is fixed"));
-        let state = State { bytes: 0, done: 0, told: Instant::now() };
+        let state = State { bytes: 0, done: 0, told: Instant::now(), kept: None };
         Self { printer, bar, state: Mutex::new(state) }
     }
 
@@ -41,9 +42,18 @@ impl<'a> Progress<'a> {
         self.bar.finish_and_clear();
     }
 
+    /// How many tensors of how many a run that failed has left to go on with.
+    pub(crate) fn kept(&self) -> Option<(usize, usize)> {
+        self.lock().kept
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while holding it")
+    }
+
     fn advance(&self, bytes: u64) {
         self.bar.inc(bytes);
-        let mut state = self.state.lock().expect("nothing panics while holding it");
+        let mut state = self.lock();
         state.done += bytes;
         if state.told.elapsed() >= EVERY || state.done == state.bytes {
             state.told = Instant::now();
@@ -57,8 +67,18 @@ impl Observer for Progress<'_> {
         match event {
             Event::Started { bytes } => {
                 self.bar.set_length(*bytes);
-                self.state.lock().expect("nothing panics while holding it").bytes = *bytes;
+                self.lock().bytes = *bytes;
                 self.printer.event("started", &json!({ "bytes": bytes }));
+            }
+            Event::Resumed { bytes, tensors, of } => {
+                self.printer.event("resumed", &json!({ "bytes": bytes, "tensors": tensors, "of": of }));
+                self.advance(*bytes);
+                // What was there already says nothing of the speed.
+                self.bar.reset_eta();
+            }
+            Event::Kept { tensors, of } => {
+                self.printer.event("kept", &json!({ "tensors": tensors, "of": of }));
+                self.lock().kept = Some((*tensors, *of));
             }
             Event::Block { bytes } => self.advance(*bytes),
             Event::Finished { file, bytes } => {

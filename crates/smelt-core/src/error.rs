@@ -11,6 +11,7 @@ use crate::checkpoint::DType;
 use crate::layout::Problem;
 use crate::layout::family::FamilyError;
 use crate::layout::graph::OpError;
+use crate::pipeline::Change;
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -520,6 +521,48 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A directory in which another run is writing.
+    #[error("another smelt is writing `{path}`; wait for it, or choose another output with `-o`")]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// An output of a run that was not this one.
+    #[error("the output directory `{path}` holds {}:{changes}\n{}", other_run(*.finished).0, other_run(*.finished).1)]
+    OtherRun {
+        /// The directory.
+        path: PathBuf,
+        /// Whether that run was finished.
+        finished: bool,
+        /// What differs.
+        changes: Changes,
+    },
+    /// A finished output that is to be begun anew.
+    #[error("the output directory `{path}` holds a finished model; remove it or choose another with `-o`")]
+    Finished {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file of a finished output that is not as it was written.
+    #[error(
+        "`{file}` in the finished output `{output}` is damaged: {why}; remove the directory and run again"
+    )]
+    Damaged {
+        /// The directory.
+        output: PathBuf,
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Files of the source that are not those any more from which the run began.
+    #[error(
+        "the source has changed while it was read:{changes}\nstart anew with `--no-resume` when nothing writes to it"
+    )]
+    SourceChanged {
+        /// The files.
+        changes: Changes,
+    },
     /// An output directory that is a file.
     #[error("the output `{path}` is not a directory; choose another with `-o`")]
     OutputNotADirectory {
@@ -561,6 +604,40 @@ pub enum Error {
     /// The user stopped the run.
     #[error("stopped before the end")]
     Interrupted,
+
+    // ---- report ----
+    /// A folder without a report.
+    #[error("there is no report in `{path}`; name a folder that `smelt quantize` wrote")]
+    NoReport {
+        /// The folder.
+        path: PathBuf,
+        /// Why the file can't be read.
+        source: io::Error,
+    },
+    /// A report that is none.
+    #[error("`{path}` is no report of smelt")]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// Differences between two runs; shown up to a dozen.
+#[derive(Debug)]
+pub struct Changes(pub Vec<Change>);
+
+impl From<Vec<Change>> for Changes {
+    fn from(changes: Vec<Change>) -> Self {
+        Self(changes)
+    }
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        list(out, &self.0)
+    }
 }
 
 /// Everything about a checkpoint that does not fit its family; shown up to a dozen.
@@ -578,13 +655,30 @@ const SHOWN: usize = 12;
 
 impl fmt::Display for Problems {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for problem in self.0.iter().take(SHOWN) {
-            write!(out, "\n  {problem}")?;
-        }
-        match self.0.len().checked_sub(SHOWN) {
-            None | Some(0) => Ok(()),
-            Some(more) => write!(out, "\n  and {more} more"),
-        }
+        list(out, &self.0)
+    }
+}
+
+/// A line for each, as far as they are shown.
+fn list(out: &mut fmt::Formatter<'_>, all: &[impl fmt::Display]) -> fmt::Result {
+    for one in all.iter().take(SHOWN) {
+        write!(out, "\n  {one}")?;
+    }
+    match all.len().checked_sub(SHOWN) {
+        None | Some(0) => Ok(()),
+        Some(more) => write!(out, "\n  and {more} more"),
+    }
+}
+
+/// What an output is whose run was another, and what to do.
+fn other_run(finished: bool) -> (&'static str, &'static str) {
+    if finished {
+        ("a finished model that was made differently", "remove it or choose another with `-o`")
+    } else {
+        (
+            "an unfinished run that was made differently",
+            "run it as before to go on, start anew with `--no-resume`, or choose another with `-o`",
+        )
     }
 }
 

@@ -112,6 +112,7 @@ fn refuses_a_broken_configuration() {
     refused!([one.clone(), two.clone()], Error::NoConfig { .. }, "config.json");
     refused!(with(b"{"), Error::Json { .. }, "`config.json`");
     refused!(with(b"[1]"), Error::NotAnObject { .. }, "`config.json`");
+    refused!(with(b" Infinity"), Error::NotAnObject { .. }, "`config.json`");
     refused!(with(b"{\"a\":\"\xff\"}"), Error::Utf8 { .. }, "`config.json`");
     let folder = [("config.json/x".to_owned(), vec![]), one];
     refused!(folder, Error::NoConfig { .. }, "config.json");

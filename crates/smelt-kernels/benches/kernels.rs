@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use smelt_kernels::{Float, Format, Isa, Mode, Packed, Rounding, transpose};
+use smelt_kernels::{Effort, Float, Format, Isa, Mode, Packed, Rounding, Stored, transpose};
 
 /// Bytes of a block.
 const BLOCK: usize = 1 << 20;
@@ -56,6 +56,45 @@ fn quantize(c: &mut Criterion) {
                 }
             }
         }
+    }
+}
+
+/// Every effort without an importance, and the default one with it.
+fn search(c: &mut Criterion) {
+    let dtype = Float::Bf16;
+    let input = weights(dtype);
+    let row = vec![1.5; 1024];
+    let mut group = c.benchmark_group("search/Bf16");
+    group.throughput(Throughput::Bytes(BLOCK as u64));
+    let plain = Effort::ALL.map(|effort| (effort, None));
+    for format in formats() {
+        let groups = BLOCK / dtype.size() / format.group_size();
+        let mut codes = vec![0; groups * format.code_bytes()];
+        let mut scales = vec![0; groups * format.scale_bytes(dtype)];
+        let mut biases = vec![0; if format.has_biases() { scales.len() } else { 0 }];
+        for (effort, importance) in plain.into_iter().chain([(Effort::Default, Some(row.as_slice()))]) {
+            let weighted = if importance.is_some() { "+importance" } else { "" };
+            for isa in Isa::available() {
+                group.bench_function(format!("{format}/{effort}{weighted}/{isa}"), |b| {
+                    b.iter(|| {
+                        let (codes, scales) = (&mut codes, &mut scales);
+                        let out = Packed { codes, scales, biases: &mut biases };
+                        let input = black_box(&input);
+                        isa.search(format, effort, Rounding::Gpu, dtype, input, importance, out);
+                    });
+                });
+            }
+        }
+    }
+    let format = formats()[2];
+    let groups = BLOCK / dtype.size() / format.group_size();
+    let codes = vec![0x35; groups * format.code_bytes()];
+    let scales = vec![0x3D; groups * format.scale_bytes(dtype)];
+    let stored = Stored { codes: &codes, scales: &scales, biases: &scales };
+    for isa in Isa::available() {
+        group.bench_function(format!("distortion/{isa}"), |b| {
+            b.iter(|| isa.distortion(format, dtype, black_box(&input), None, stored));
+        });
     }
 }
 
@@ -122,6 +161,6 @@ fn settings() -> Criterion {
 criterion_group! {
     name = kernels;
     config = settings();
-    targets = quantize, dequantize, elements
+    targets = quantize, search, dequantize, elements
 }
 criterion_main!(kernels);

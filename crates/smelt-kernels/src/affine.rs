@@ -26,7 +26,7 @@ use crate::arch::{BLOCK, Kernel, LANES, Simd};
 use crate::dispatch::Engine;
 use crate::float::{self, Element, NAN, absolute, replace_nan, sign, with_element};
 use crate::run::{GROUPS, Groups, Scratch, Stored, Task};
-use crate::{Float, Rounding};
+use crate::{Float, Format, Rounding};
 
 /// The largest f32 below a half: added before truncation it rounds halves away from zero, while a
 /// half itself would also carry the number just below a half to one.
@@ -208,13 +208,24 @@ fn encode_by<const AWAY: bool>(
     float::narrow(engine, task.dtype, &hi[..count], biases);
 }
 
+/// The nearest codes of whole blocks of values for given scales and biases, halves to even.
+pub(crate) fn nearest(
+    engine: Engine,
+    format: Format,
+    values: &[f32],
+    (scale, bias): (&[f32; GROUPS], &[f32; GROUPS]),
+    out: &mut [u8],
+) {
+    let levels = f32::from((1u16 << format.bits()) - 1);
+    let groups = Groups::new(format.group_size());
+    engine.run(Codes::<false> { values, groups, levels, scale, bias, out });
+}
+
 /// Values of one run from `scratch.codes` and its scales and biases.
 pub(crate) fn decode(engine: Engine, task: Task, scratch: &mut Scratch, stored: Stored<'_>) {
+    scratch.widen_pairs(engine, task, stored.scales, stored.biases);
     let Scratch { len, values, codes, scales, biases, .. } = scratch;
     let groups = Groups::new(task.format.group_size());
-    let count = *len / groups.size();
-    float::widen(engine, task.dtype, stored.scales, &mut scales[..count]);
-    float::widen(engine, task.dtype, stored.biases, &mut biases[..count]);
     let (codes, values) = (&codes[..*len], &mut values[..]);
     with_element!(task.dtype, T => engine.run(Decode::<T> {
         codes, groups, scale: scales, bias: biases, values, element: PhantomData,

@@ -30,17 +30,23 @@ mod decode;
 mod dispatch;
 mod float;
 mod format;
+mod measure;
 mod mx;
 mod pack;
 mod run;
+mod search;
 mod transpose;
 
 pub use decode::e4m3_to_f32;
 pub use dispatch::Isa;
 pub use format::{Float, Format, Mode, Rounding};
+pub use measure::Distortion;
+pub use run::Stored;
+pub use search::Effort;
 
 use dispatch::Engine;
-use run::{Stored, Task};
+use run::Task;
+use search::Search;
 
 /// Where the parts of a quantized block go.
 #[derive(Debug)]
@@ -67,6 +73,53 @@ pub struct Packed<'a> {
 /// take.
 pub fn quantize(format: Format, rounding: Rounding, dtype: Float, input: &[u8], out: Packed<'_>) {
     Isa::best().quantize(format, rounding, dtype, input, out);
+}
+
+/// Quantizes whole groups of `input` with the least weighted squared error that a search of `effort`
+/// finds among scales and biases as they are stored.
+///
+/// The contract of [`quantize`] holds; loaders see no difference. No group has a greater error than
+/// [`quantize`] gives it, in the sum `Σ ω (w - (s q + b))²` of exact arithmetic on the stored numbers;
+/// groups that are not finite are stored as [`quantize`] stores them.
+///
+/// `importance` has one weight for each column of a row, not negative: the mean square of the column's
+/// input, up to a factor. The input is whole rows then. `ω` is `h sqrt(σ² + w²)` with an importance `h`,
+/// where `σ²` is the mean of `w²` in the group; without one, `σ + |w|` at 2 bits and 1 from 3 bits up.
+/// A column of no importance has its codes left to chance: give it a little.
+///
+/// # Panics
+///
+/// As [`quantize`], and if the importance does not consist of whole groups or the input of whole rows.
+pub fn search(
+    format: Format,
+    effort: Effort,
+    rounding: Rounding,
+    dtype: Float,
+    input: &[u8],
+    importance: Option<&[f32]>,
+    out: Packed<'_>,
+) {
+    Isa::best().search(format, effort, rounding, dtype, input, importance, out);
+}
+
+/// How far the groups in `stored` are from `input`, of which [`quantize`] or [`search`] made them.
+///
+/// Elements count `importance` (one weight for each column of a row, not negative; the input is whole rows
+/// then), or 1. Decoded values are `scale · code + bias` without rounding. The same block gives the same
+/// bits on any CPU; sums over several blocks depend on the cuts in the last bits.
+///
+/// # Panics
+///
+/// If `input` does not consist of whole groups, a part of `stored` has another length than they take, or
+/// the importance does not consist of whole groups or the input of whole rows.
+pub fn distortion(
+    format: Format,
+    dtype: Float,
+    input: &[u8],
+    importance: Option<&[f32]>,
+    stored: Stored<'_>,
+) -> Distortion {
+    Isa::best().distortion(format, dtype, input, importance, stored)
 }
 
 /// Decodes whole groups into `out`, elements of `dtype`.
@@ -125,6 +178,47 @@ impl Isa {
         let parts = Stored { codes: out.codes, scales: out.scales, biases: out.biases };
         check_parts(format, dtype, input.len(), parts);
         run::quantize(self.expect_engine(), Task { format, rounding, dtype }, input, out);
+    }
+
+    /// [`search`] with this instruction set.
+    ///
+    /// # Panics
+    ///
+    /// As [`search`], and if this CPU lacks the instructions.
+    #[expect(clippy::too_many_arguments, reason = "those of `search`")]
+    pub fn search(
+        self,
+        format: Format,
+        effort: Effort,
+        rounding: Rounding,
+        dtype: Float,
+        input: &[u8],
+        importance: Option<&[f32]>,
+        out: Packed<'_>,
+    ) {
+        let parts = Stored { codes: out.codes, scales: out.scales, biases: out.biases };
+        check_parts(format, dtype, input.len(), parts);
+        check_importance(format, dtype, input, importance);
+        let task = Task { format, rounding, dtype };
+        search::search(self.expect_engine(), task, Search { effort, importance }, input, out);
+    }
+
+    /// [`distortion`] with this instruction set.
+    ///
+    /// # Panics
+    ///
+    /// As [`distortion`], and if this CPU lacks the instructions.
+    pub fn distortion(
+        self,
+        format: Format,
+        dtype: Float,
+        input: &[u8],
+        importance: Option<&[f32]>,
+        stored: Stored<'_>,
+    ) -> Distortion {
+        check_parts(format, dtype, input.len(), stored);
+        check_importance(format, dtype, input, importance);
+        measure::distortion(self.expect_engine(), (format, dtype), input, importance, stored)
     }
 
     /// [`dequantize`] with this instruction set.
@@ -196,4 +290,13 @@ fn check_parts(format: Format, dtype: Float, dense: usize, parts: Stored<'_>) {
     assert_eq!(parts.codes.len(), groups * format.code_bytes(), "length of the codes");
     assert_eq!(parts.scales.len(), scale_bytes, "length of the scales");
     assert_eq!(parts.biases.len(), bias_bytes, "length of the biases");
+}
+
+/// Panics unless an importance consists of whole groups and `input` of rows as long as it.
+fn check_importance(format: Format, dtype: Float, input: &[u8], importance: Option<&[f32]>) {
+    let Some(row) = importance else { return };
+    let groups = !row.is_empty() && row.len().is_multiple_of(format.group_size());
+    assert!(groups, "{} weights are no whole groups of {format}", row.len());
+    let elements = input.len() / dtype.size();
+    assert!(elements.is_multiple_of(row.len()), "{elements} elements are no rows of {}", row.len());
 }

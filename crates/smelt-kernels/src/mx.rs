@@ -37,7 +37,7 @@ use crate::arch::{BLOCK, Kernel, LANES, Simd};
 use crate::dispatch::Engine;
 use crate::float::{E2M1, E4M3, Element, NAN, Small, absolute, replace_nan, sign, with_element};
 use crate::run::{GROUPS, Groups, Scratch, Task};
-use crate::{Mode, Rounding};
+use crate::{Format, Mode, Rounding};
 
 /// Greatest magnitude of each group; NaN if there is one.
 struct Magnitudes<'a> {
@@ -64,11 +64,25 @@ impl Kernel for Magnitudes<'_> {
 
 /// How a scale is stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum ScaleType {
+pub(crate) enum ScaleType {
     /// A power of two.
     E8m0,
     /// A small float, always positive.
     E4m3,
+}
+
+impl ScaleType {
+    /// A code moved into the range of finite scales above zero.
+    #[inline(always)]
+    pub(crate) fn clamp<S: Simd>(self, s: S, code: S::I) -> S::I {
+        let (least, greatest) = match self {
+            Self::E8m0 => (0, 254),
+            Self::E4m3 => (1, 126),
+        };
+        let (least, greatest) = (s.splat32(least), s.splat32(greatest));
+        let code = s.max32(code, least);
+        s.select32(s.greater32(code, greatest), code, greatest)
+    }
 }
 
 /// 2^-64: brings f32's subnormals among the normal numbers and back, exactly.
@@ -91,7 +105,7 @@ fn power_above<S: Simd>(s: S, a: S::F) -> (S::I, S::F) {
 
 /// The byte and value of a scale for `s = m / greatest`, by the GPU's rule.
 #[inline(always)]
-fn scale_gpu<S: Simd>(s: S, kind: ScaleType, ratio: S::F) -> (S::I, S::F) {
+pub(crate) fn scale_gpu<S: Simd>(s: S, kind: ScaleType, ratio: S::F) -> (S::I, S::F) {
     if kind == ScaleType::E4m3 {
         return scale_e4m3(s, ratio);
     }
@@ -254,15 +268,17 @@ impl Kernel for ScaleValues<'_> {
     fn run<S: Simd>(self, s: S) {
         let bytes = self.bytes.as_chunks::<LANES>().0.iter();
         for (bytes, out) in bytes.zip(self.out.as_chunks_mut().0) {
-            let byte = s.load8(*bytes);
-            let value = if self.kind == ScaleType::E8m0 {
-                let least = s.splat32(0x0040_0000);
-                s.float(s.max32(s.shl(byte, 23), least))
-            } else {
-                value_of(s, E4M3, byte)
-            };
-            s.store(value, out);
+            s.store(scale_value(s, self.kind, s.load8(*bytes)), out);
         }
+    }
+}
+
+/// The value of a scale's byte.
+#[inline(always)]
+pub(crate) fn scale_value<S: Simd>(s: S, kind: ScaleType, byte: S::I) -> S::F {
+    match kind {
+        ScaleType::E8m0 => s.float(s.max32(s.shl(byte, 23), s.splat32(0x0040_0000))),
+        ScaleType::E4m3 => value_of(s, E4M3, byte),
     }
 }
 
@@ -305,7 +321,7 @@ impl<T: Element, const WIDE: bool> Kernel for Decode<'_, T, WIDE> {
 }
 
 /// The element type and scale type of a mode.
-fn types(mode: Mode) -> (Small, ScaleType) {
+pub(crate) fn types(mode: Mode) -> (Small, ScaleType) {
     match mode {
         Mode::Nvfp4 => (E2M1, ScaleType::E4m3),
         Mode::Mxfp8 => (E4M3, ScaleType::E8m0),
@@ -362,14 +378,61 @@ fn encode_elements<R: Rule>(engine: Engine, task: Task, scratch: &mut Scratch) {
     });
 }
 
+/// The values of scale bytes.
+pub(crate) fn scale_values(engine: Engine, mode: Mode, bytes: &[u8; GROUPS], out: &mut [f32; GROUPS]) {
+    let (_, kind) = types(mode);
+    engine.run(ScaleValues { kind, bytes, out });
+}
+
+/// The nearest codes of whole blocks of values for given scales above zero, by the GPU's rule.
+pub(crate) fn nearest(
+    engine: Engine,
+    format: Format,
+    values: &[f32],
+    scales: &[f32; GROUPS],
+    out: &mut [u8],
+) {
+    let factors = &scales.map(|scale| 1.0 / scale);
+    let groups = Groups::new(format.group_size());
+    if format.mode() == Mode::Mxfp8 {
+        engine.run(Codes::<Gpu<true>> { values, groups, factors, out, rule: PhantomData });
+    } else {
+        engine.run(Codes::<Gpu<false>> { values, groups, factors, out, rule: PhantomData });
+    }
+}
+
+/// What codes stand for, before the scale.
+struct Levels<'a, const WIDE: bool> {
+    codes: &'a [u8],
+    out: &'a mut [f32],
+}
+
+impl<const WIDE: bool> Kernel for Levels<'_, WIDE> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let small = if WIDE { E4M3 } else { E2M1 };
+        for (codes, out) in self.codes.as_chunks().0.iter().zip(self.out.as_chunks_mut().0) {
+            s.store(value_of(s, small, s.load8(*codes)), out);
+        }
+    }
+}
+
+/// The values of codes with their signs, before the scale.
+pub(crate) fn levels(engine: Engine, mode: Mode, codes: &[u8], out: &mut [f32]) {
+    if mode == Mode::Mxfp8 {
+        engine.run(Levels::<true> { codes, out });
+    } else {
+        engine.run(Levels::<false> { codes, out });
+    }
+}
+
 /// Values of one run from `scratch.codes` and its scales.
 pub(crate) fn decode(engine: Engine, task: Task, scratch: &mut Scratch, stored: &[u8]) {
-    let (_, kind) = types(task.format.mode());
+    scratch.widen_pairs(engine, task, stored, &[]);
     let groups = Groups::new(task.format.group_size());
     let Scratch { len, values, codes, scales, .. } = scratch;
-    let mut bytes = [0; GROUPS];
-    bytes[..stored.len()].copy_from_slice(stored);
-    engine.run(ScaleValues { kind, bytes: &bytes, out: scales });
     let (codes, scales) = (&codes[..*len], &*scales);
     with_element!(task.dtype, T => if task.format.mode() == Mode::Mxfp8 {
         engine.run(Decode::<T, true> { codes, groups, scales, values, element: PhantomData });

@@ -1,14 +1,18 @@
 //! One module for each command, and what they share: opening a checkpoint, making its plan.
 
+pub(crate) mod diff;
 pub(crate) mod discover;
 pub(crate) mod families;
 pub(crate) mod inspect;
 pub(crate) mod plan;
 pub(crate) mod quantize;
+pub(crate) mod report;
+pub(crate) mod verify;
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use smelt_core::Error;
 use smelt_core::checkpoint::{Checkpoint, DType};
@@ -45,7 +49,7 @@ pub(crate) fn planned(args: &PlanArgs, printer: &Printer) -> anyhow::Result<Plan
     for line in format::notes(&plan.notes) {
         printer::warning(&line);
     }
-    let schedule = plan.schedule(memory(args))?;
+    let schedule = plan.schedule(memory(args.max_memory, args.threads))?;
     Ok(Planned { checkpoint, plan, schedule })
 }
 
@@ -76,11 +80,12 @@ pub(crate) fn read_family(path: &Path) -> Result<Family, Error> {
     Family::parse(&text).map_err(|source| Error::Family { file, source })
 }
 
-fn memory(args: &PlanArgs) -> Memory {
+/// The budget of a run.
+pub(crate) fn memory(max_memory: Option<u64>, threads: Option<u16>) -> Memory {
     let default = || (system::available_memory() / 4).clamp(LEAST_MEMORY, DEFAULT_MEMORY);
     Memory {
-        limit: args.max_memory.unwrap_or_else(default),
-        threads: args.threads.map_or_else(system::cores, usize::from),
+        limit: max_memory.unwrap_or_else(default),
+        threads: threads.map_or_else(system::cores, usize::from),
     }
 }
 
@@ -127,4 +132,13 @@ fn run_format(args: &PlanArgs) -> Result<Option<Format>, Error> {
     let (bits, group_size) = (args.bits.unwrap_or(bits), args.group_size.unwrap_or(group_size));
     let format = Format::new(mode, bits, group_size);
     format.map(Some).ok_or_else(|| Error::Format { why: options::unknown(mode, bits, group_size) })
+}
+
+/// A flag that Ctrl-C sets.
+pub(crate) fn stop_on_interrupt() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    // Where another program runs smelt and has a handler of its own, that one stays.
+    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
+    stop
 }

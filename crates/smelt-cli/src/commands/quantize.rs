@@ -1,19 +1,17 @@
 //! `smelt quantize`: writes a model.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
 use serde_json::json;
 use smelt_core::Error;
-use smelt_core::pipeline::{Run, check_outside, free_space};
+use smelt_core::pipeline::{Outcome, Run, check_outside, discard, free_space};
 use smelt_core::plan::Plan;
 use smelt_core::units::bytes;
 
 use crate::args::{ModeArg, PlanArgs, QuantizeArgs};
-use crate::commands::{Planned, planned};
+use crate::commands::{Planned, planned, stop_on_interrupt};
 use crate::printer::{self, Printer};
 use crate::progress::Progress;
 use crate::{format, system};
@@ -29,6 +27,9 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
     }
     let Planned { checkpoint, plan, schedule } = &planned;
     printer.event("plan", &serde_json::to_value(&plan.totals)?);
+    if args.no_resume {
+        discard(&output)?;
+    }
     let stop = stop_on_interrupt();
     let progress = Progress::new(printer);
     let run =
@@ -36,13 +37,47 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
     let result = run.execute();
     progress.clear();
     match result {
-        Err(Error::Interrupted) => Err(anyhow!("stopped; nothing is left behind in `{}`", output.display())),
-        Err(error) => Err(error.into()),
-        Ok(()) => {
-            summary(plan, &output, started, printer);
-            Ok(())
-        }
+        Ok(Outcome::Written) => summary(plan, &output, started, printer),
+        Ok(Outcome::AlreadyFinished) => already(plan, &output, printer),
+        Err(error) => return Err(stopped(error, progress.kept(), &output)),
     }
+    Ok(())
+}
+
+/// What a run that ended early has to say, besides what ended it.
+fn stopped(error: Error, kept: Option<(usize, usize)>, output: &Path) -> anyhow::Error {
+    let path = output.display();
+    let left = kept.map(|(tensors, of)| format!("{tensors} of {of} tensors are kept in `{path}`"));
+    match (error, left) {
+        (Error::Interrupted, Some(left)) => anyhow!("stopped; {left}: run the same command again to go on"),
+        (Error::Interrupted, None) => anyhow!("stopped; nothing is left behind in `{path}`"),
+        (error, Some(left)) => {
+            printer::warning(&format!("{left}, from where the next run goes on"));
+            error.into()
+        }
+        (error, None) => error.into(),
+    }
+}
+
+/// Says that there was nothing to do.
+fn already(plan: &Plan, output: &Path, printer: &Printer) {
+    let totals = &plan.totals;
+    printer.event(
+        "done",
+        &json!({
+            "output": output.display().to_string(),
+            "bytes": totals.disk_bytes(),
+            "bits_per_weight": totals.bits_per_weight,
+            "already_finished": true,
+        }),
+    );
+    printer::done(&format!(
+        "`{}` is finished already: {}, {:.3} bits per weight; sizes, headers and small files are as they \
+         were written",
+        output.display(),
+        bytes(totals.tensor_bytes),
+        totals.bits_per_weight,
+    ));
 }
 
 fn show(planned: &Planned, output: &Path, printer: &Printer) -> anyhow::Result<()> {
@@ -73,15 +108,6 @@ fn default_output(args: &PlanArgs) -> anyhow::Result<PathBuf> {
     Ok(model.with_file_name(name))
 }
 
-/// A flag that Ctrl-C sets.
-fn stop_on_interrupt() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    // Where another program runs smelt and has a handler of its own, that one stays.
-    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
-    stop
-}
-
 fn summary(plan: &Plan, output: &Path, started: Instant, printer: &Printer) {
     let seconds = started.elapsed().as_secs_f64();
     let totals = &plan.totals;
@@ -91,6 +117,7 @@ fn summary(plan: &Plan, output: &Path, started: Instant, printer: &Printer) {
         "done",
         &json!({
             "output": output.display().to_string(),
+            "already_finished": false,
             "bytes": totals.disk_bytes(),
             "bits_per_weight": totals.bits_per_weight,
             "seconds": seconds,

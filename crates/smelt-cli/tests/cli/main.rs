@@ -4,10 +4,12 @@
 mod broken;
 #[path = "../../../smelt-core/tests/common/mod.rs"]
 mod common;
+mod kills;
 mod refused;
 mod shows;
 #[cfg(unix)]
 mod stops;
+mod verifies;
 mod works;
 
 use std::fmt::Write as _;
@@ -92,6 +94,7 @@ impl Place {
             (regex::escape(&here), "[here]"),
             (r"\d+\.\d s, \d+\.\d\d GB/s, peak memory [\d.]+ [KMG]iB".to_owned(), "[time, rate, memory]"),
             (r#""(seconds|peak_memory)":[\d.e-]+"#.to_owned(), "\"$1\":0"),
+            (r"no hashes to compare with|every byte as it was written".to_owned(), "[hashes]"),
             (r"[\d.]+ [KMGT]iB free".to_owned(), "[space] free"),
             (r"caused by: .* \(os error (\d+)\)".to_owned(), "caused by: [os error]"),
             (r"smelt\.exe".to_owned(), "smelt"),

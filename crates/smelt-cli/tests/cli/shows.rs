@@ -25,6 +25,8 @@ fn help() {
       quantize  Write a quantized model
       plan      Show what `quantize` would write, without reading a weight
       inspect   Say what a checkpoint is, and what would be in the way
+      verify    Check a finished model: as the loaders see it, byte for byte, and against its source
+      diff      Compare two models or checkpoints tensor by tensor
       discover  Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a
                 weight
       families  List the model families that smelt knows
@@ -54,11 +56,14 @@ fn help_of_quantize() {
 
     Options:
       -o, --output <DIR>
-              Directory to write, new or empty [default: the checkpoint's name with -4bit, -mxfp4 and so
-              on, beside it]
+              Directory to write: new, empty, or what a run that was stopped has left, which then goes
+              on [default: the checkpoint's name with -4bit, -mxfp4 and so on, beside it]
 
           --dry-run
               Show the plan and stop before anything is written
+
+          --no-resume
+              Remove what an unfinished run has left in the directory and begin anew
 
           --strict
               Fail where something could only be done differently from what was asked
@@ -175,6 +180,8 @@ fn nothing_asked() {
       quantize  Write a quantized model
       plan      Show what `quantize` would write, without reading a weight
       inspect   Say what a checkpoint is, and what would be in the way
+      verify    Check a finished model: as the loaders see it, byte for byte, and against its source
+      diff      Compare two models or checkpoints tensor by tensor
       discover  Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a
                 weight
       families  List the model families that smelt knows

@@ -21,9 +21,43 @@ fn quantize_the_sample() {
     let mut names: Vec<_> =
         fs::read_dir(place.path("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_snapshot!(format!("{names:?}"), @r#"["chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json"]"#);
+    assert_snapshot!(format!("{names:?}"), @r#"["chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json", "smelt-manifest.json", "tokenizer.json", "tokenizer_config.json"]"#);
     let inspected = place.run("inspect out");
     assert!(inspected.contains("already quantized by MLX (affine, 4 bits, group size 64)"), "{inspected}");
+}
+
+#[test]
+fn a_second_run_says_that_all_is_there() {
+    let place = Place::new();
+    let quantize = |options: &str| place.run(&format!("quantize {} -o out {options}", sample()));
+    quantize("");
+    assert_snapshot!(quantize(""), @"
+    exit 0
+    --- stderr
+    done: `out` is finished already: 1.52 MiB, 4.512 bits per weight; sizes, headers and small files are as they were written
+    ");
+    assert_snapshot!(quantize("--bits 8"), @"
+    exit 1
+    --- stderr
+    error: the output directory `out` holds a finished model that was made differently:
+      bits: 4 → 8
+    remove it or choose another with `-o`
+    ");
+    assert_snapshot!(quantize("--no-resume"), @"
+    exit 1
+    --- stderr
+    error: the output directory `out` holds a finished model; remove it or choose another with `-o`
+    ");
+    let events = place.output(&format!("quantize {} -o out --json", sample())).stdout;
+    let last: Value =
+        serde_json::from_slice(events.split(|byte| *byte == b'\n').rev().nth(1).unwrap()).unwrap();
+    assert_eq!((&last["type"], &last["data"]["already_finished"]), (&"done".into(), &true.into()));
+    place.write("out/tokenizer.json", b"{}");
+    assert_snapshot!(quantize(""), @"
+    exit 1
+    --- stderr
+    error: `tokenizer.json` in the finished output `out` is damaged: its bytes have changed; remove the directory and run again
+    ");
 }
 
 #[test]

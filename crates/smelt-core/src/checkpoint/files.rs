@@ -49,7 +49,11 @@ const OTHER_WEIGHTS: [&str; 25] = [
 const OTHER_FOLDERS: [&str; 6] = ["original", "metal", "onnx", "openvino", "coreml", "tensorrt"];
 
 /// Files that describe how the source was quantized, which is no longer true of the result.
-const SOURCE_QUANTIZATION: [&str; 3] = ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
+pub(super) const SOURCE_QUANTIZATION: [&str; 3] =
+    ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
+
+/// What smelt writes beside a result: it would say something untrue of the next one.
+const RECORDS: [&str; 2] = ["smelt-manifest.json", "smelt-journal.partial"];
 
 /// The files of a source by what happens to them.
 #[derive(Clone, Debug, Default)]
@@ -116,6 +120,8 @@ fn reason(path: &str) -> Option<&'static str> {
         Some("index of the source's weights; the result has its own")
     } else if SOURCE_QUANTIZATION.contains(&name.as_str()) {
         Some("describes the source's quantization")
+    } else if RECORDS.contains(&name.as_str()) {
+        Some("smelt's own record of how the source was made")
     } else {
         None
     }

@@ -34,7 +34,8 @@ impl JsonText {
         let text =
             std::str::from_utf8(bytes).map_err(|source| Error::Utf8 { file: file.to_owned(), source })?;
         let value = parse_value(text).map_err(|source| Error::Json { file: file.to_owned(), source })?;
-        if !value.is_object() {
+        // A bare `Infinity` becomes an object as a value, and is none as a text.
+        if !value.is_object() || !text.trim_start().starts_with('{') {
             return Err(Error::NotAnObject { file: file.to_owned() });
         }
         Ok(Self { text: text.to_owned() })

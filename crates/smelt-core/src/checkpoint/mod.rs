@@ -28,7 +28,7 @@ pub use index::{INDEX, Index};
 pub use json::JsonText;
 pub use storage::Storage;
 
-use crate::source::{FileEntry, Source};
+use crate::source::{FileEntry, Source, Stamped};
 use crate::{Error, Result};
 
 /// Place of a tensor in [`Checkpoint::tensors`].
@@ -78,6 +78,7 @@ pub struct Checkpoint {
     files: Files,
     tensors: Vec<StoredTensor>,
     storage: Storage,
+    stamps: Vec<Stamped>,
 }
 
 impl Checkpoint {
@@ -101,6 +102,21 @@ impl Checkpoint {
     /// The source.
     pub fn source(&self) -> &Arc<dyn Source> {
         &self.source
+    }
+
+    /// Sizes and times of the files that the result is made of, before the first of them was
+    /// read, sorted by path.
+    pub fn stamps(&self) -> impl Iterator<Item = &Stamped> {
+        self.stamps.iter().filter(|file| self.reads(&file.path))
+    }
+
+    /// Whether the result depends on a file of the source.
+    pub fn reads(&self, path: &str) -> bool {
+        path == CONFIG
+            || path == INDEX
+            || files::SOURCE_QUANTIZATION.contains(&path)
+            || self.files.shards.binary_search_by(|shard| shard.path.as_str().cmp(path)).is_ok()
+            || self.files.side.binary_search_by(|file| file.path.as_str().cmp(path)).is_ok()
     }
 
     /// Every tensor of every shard, sorted by name bytewise.

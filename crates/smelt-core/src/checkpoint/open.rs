@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::header::{Header, parse_header};
 use super::{CONFIG, Checkpoint, Config, INDEX, Index, JsonText, Shard, Storage, StoredTensor};
 use super::{classify, files};
-use crate::source::{FileEntry, Source, read_entry};
+use crate::source::{FileEntry, Source, Stamped, read_entry};
 use crate::{Error, Result};
 
 /// Most bytes of a configuration: thousands of per-layer overrides take a few megabytes.
@@ -20,7 +20,8 @@ const INDEX_LIMIT: u64 = 512 << 20;
 const HEADER_THREADS: usize = 4;
 
 pub(super) fn open(source: Arc<dyn Source>) -> Result<Checkpoint> {
-    let listed = source.list()?;
+    let stamps = source.stamps()?;
+    let listed: Vec<FileEntry> = stamps.iter().map(Stamped::entry).collect();
     let small = Small { source: &*source, listed: &listed };
     let config = small.read(CONFIG, CONFIG_LIMIT)?;
     let config = config.ok_or_else(|| Error::NoConfig { location: source.location().to_owned() })?;
@@ -42,7 +43,7 @@ pub(super) fn open(source: Arc<dyn Source>) -> Result<Checkpoint> {
         agree(index, &tensors, &files.shards)?;
     }
     let storage = Storage::detect(&config, modelopt.as_ref(), &tensors);
-    Ok(Checkpoint { source, config, files, tensors, storage })
+    Ok(Checkpoint { source, config, files, tensors, storage, stamps })
 }
 
 /// The small files of a source.

@@ -4,10 +4,19 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// Directory, config and side files are there; the tensors begin.
+    /// Directory and side files are there; the tensors begin.
     Started {
         /// Bytes that the blocks will hold in all, before quantization.
         bytes: u64,
+    },
+    /// An earlier run is taken up: these tensors are there already.
+    Resumed {
+        /// Bytes that their blocks held before quantization.
+        bytes: u64,
+        /// How many they are.
+        tensors: usize,
+        /// How many there are in all.
+        of: usize,
     },
     /// A block is written.
     Block {
@@ -20,6 +29,13 @@ pub enum Event {
         file: String,
         /// Its size.
         bytes: u64,
+    },
+    /// The run failed; these tensors are kept, and the same run goes on with them.
+    Kept {
+        /// How many they are.
+        tensors: usize,
+        /// How many there are in all.
+        of: usize,
     },
 }
 

@@ -1,22 +1,47 @@
-//! Carries a plan out: every file of the output, in bounded memory, whole or not at all.
+//! Carries a plan out: every file of the output, in bounded memory, from the beginning or from where an
+//! earlier run stopped.
+//!
+//! **What is on the disk, and when.** The journal is there before anything else. Tensors go into shards
+//! under temporary names; those that are finished are recorded in the journal once their bytes are
+//! flushed. A shard gets its name when all in it is recorded. Index and manifest follow, then
+//! config.json, without which no library loads the directory, then the journal goes. So at any moment the
+//! directory is either finished, or has a journal that says how to finish it.
 
+mod claim;
+pub mod disk;
 mod event;
+mod fingerprint;
+mod finished;
+mod hash;
+mod journal;
+pub mod manifest;
 mod output;
 mod shard;
+mod sums;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
+pub use claim::discard;
 pub use event::{Event, Observer, Silent};
+pub use fingerprint::{Change, Fingerprint};
+pub use journal::JOURNAL;
+pub use manifest::{MANIFEST, Manifest};
+pub use output::free_space;
 
 use crate::checkpoint::{CONFIG, Checkpoint, INDEX};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Schedule, index_json};
+use crate::source::Stamp;
+use claim::{Claim, claim};
+use disk::{Disk, LocalDisk};
+use journal::{Header, Journal, Record};
+use manifest::Sums;
 use output::OutputDir;
-pub use output::free_space;
 use shard::Shards;
 use worker::{Queue, Shared, work};
 
@@ -27,7 +52,7 @@ pub struct Run<'a> {
     pub plan: &'a Plan,
     /// The checkpoint that it was made for.
     pub checkpoint: &'a Checkpoint,
-    /// The output directory, missing or empty.
+    /// The output directory: missing, empty, or left unfinished by the same run.
     pub output: &'a Path,
     /// How memory is shared out.
     pub schedule: Schedule,
@@ -43,54 +68,158 @@ impl fmt::Debug for Run<'_> {
     }
 }
 
+/// How a run ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The output is written.
+    Written,
+    /// It was there already, and is what this run would have written.
+    AlreadyFinished,
+}
+
 /// Side files are copied in pieces of this size.
 const COPY: usize = 1 << 20;
 
+/// Names and hashes of files that hold no tensors.
+type Sides = Vec<(String, blake3::Hash)>;
+
 impl Run<'_> {
-    /// Writes the output.
+    /// Writes the output, or what is missing of it.
     ///
     /// # Errors
-    /// Whatever goes wrong first; nothing of the output is left then.
-    pub fn execute(&self) -> Result<()> {
-        let output = OutputDir::create(self.output)?;
-        let result = self.write(&output);
-        if result.is_err() {
-            output.abandon();
+    /// Whatever goes wrong first. Finished tensors are kept then, which [`Event::Kept`] tells, and the
+    /// same run goes on with them; where there are none, nothing of the output is left.
+    pub fn execute(&self) -> Result<Outcome> {
+        self.execute_on(&LocalDisk)
+    }
+
+    /// [`execute`](Self::execute) with everything that is written going through `disk`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn execute_on(&self, disk: &dyn Disk) -> Result<Outcome> {
+        let output = OutputDir::open(disk, self.output)?;
+        let header = Header::new(Fingerprint::of(self.plan, self.checkpoint), self.writes());
+        let (journal, records) = match claim(&output, &header) {
+            Ok(Claim::Finished) => return Ok(Outcome::AlreadyFinished),
+            Ok(Claim::Open(journal, records)) => (journal, records),
+            Err(error) => {
+                output.abandon();
+                return Err(error);
+            }
+        };
+        match self.write(&output, &journal, &records, &header.fingerprint) {
+            Ok(()) => Ok(Outcome::Written),
+            Err(Failed { error, recorded: 0 }) => {
+                output.abandon();
+                Err(error)
+            }
+            Err(Failed { error, recorded }) => {
+                let of = self.plan.tasks.len();
+                self.observer.on(&Event::Kept { tensors: recorded, of });
+                Err(error)
+            }
         }
-        result
     }
 
-    fn write(&self, output: &OutputDir) -> Result<()> {
-        output.check_space(self.plan.totals.disk_bytes())?;
+    /// Every file that the run writes, the last ones first to go when they are cleared away.
+    fn writes(&self) -> Vec<String> {
+        let shards = self.plan.shards.iter().map(|shard| shard.name.clone());
+        let sides = self.plan.side_files.iter().map(|file| file.path.clone());
+        let last = [INDEX, MANIFEST, CONFIG].map(str::to_owned);
+        shards.chain(sides).chain(last).collect()
+    }
+
+    fn write(
+        &self,
+        output: &OutputDir<'_>,
+        journal: &Journal,
+        records: &[Record],
+        fingerprint: &Fingerprint,
+    ) -> Result<(), Failed> {
+        let earlier = records.iter().filter(|record| matches!(record, Record::Done { .. })).count();
+        let early = |error| Failed { error, recorded: earlier };
+        // A directory with unfinished shards must not load.
+        output.remove(&output.at(CONFIG)).and_then(|()| output.settle()).map_err(early)?;
+        let shards = Shards::open(self.plan, output, journal, records).map_err(early)?;
+        let made = self.fill(output, &shards);
+        let made = made.inspect_err(|_| drop(shards.record()));
+        let recorded = shards.recorded();
+        let failed = |error| Failed { error, recorded };
+        let files = made.map_err(failed)?;
+        let tensors = shards.into_sums();
+        let sums = Sums { plan: self.plan, fingerprint, tensors: &tensors, files: &files };
+        self.complete(output, &sums).map_err(failed)
+    }
+
+    /// Side files, tensors and index; the hashes of what is no tensor.
+    fn fill(&self, output: &OutputDir<'_>, shards: &Shards<'_>) -> Result<Sides> {
+        let mut files = vec![(CONFIG.to_owned(), blake3::hash(self.plan.config.as_bytes()))];
+        files.extend(self.copy_side_files(output)?);
+        self.tell_start(shards);
+        shards.publish_complete(self.observer)?;
+        self.work(shards)?;
+        let index = index_json(self.plan);
+        output.write(INDEX, index.as_bytes())?;
+        files.push((INDEX.to_owned(), blake3::hash(index.as_bytes())));
+        Ok(files)
+    }
+
+    /// Manifest and config.json; then the directory is finished.
+    fn complete(&self, output: &OutputDir<'_>, sums: &Sums<'_>) -> Result<()> {
+        sums.write(output)?;
+        self.check_source()?;
+        output.settle()?;
         output.write(CONFIG, self.plan.config.as_bytes())?;
-        self.copy_side_files(output)?;
-        let shards = Shards::create(self.plan, output)?;
-        let bytes = self.plan.tasks.iter().map(|task| task.elements() * task.dtype.bits() / 8).sum();
-        self.observer.on(&Event::Started { bytes });
-        shards.publish_empty(self.observer)?;
-        self.work(&shards)?;
-        output.write(INDEX, index_json(self.plan).as_bytes())?;
-        output.sync()
+        output.settle()?;
+        output.remove(&output.at(JOURNAL))
     }
 
-    fn copy_side_files(&self, output: &OutputDir) -> Result<()> {
-        let mut piece = vec![0; COPY];
+    fn tell_start(&self, shards: &Shards<'_>) {
+        let bytes = |task: &crate::plan::Task| task.elements() * task.dtype.bits() / 8;
+        let all = self.plan.tasks.iter().map(bytes).sum();
+        self.observer.on(&Event::Started { bytes: all });
+        let done = shards.done();
+        let tasks = self.plan.tasks.iter().zip(&done).filter(|(_, done)| **done);
+        let bytes: u64 = tasks.map(|(task, _)| bytes(task)).sum();
+        if shards.recorded() > 0 {
+            self.observer.on(&Event::Resumed { bytes, tensors: shards.recorded(), of: done.len() });
+        }
+    }
+
+    /// Whether the files that were read are still those that the plan was made from.
+    fn check_source(&self) -> Result<()> {
+        let now = self.checkpoint.source().stamps()?;
+        let now: BTreeMap<String, Stamp> = now
+            .into_iter()
+            .filter(|file| self.checkpoint.reads(&file.path))
+            .map(|file| (file.path, file.stamp))
+            .collect();
+        let then = self.checkpoint.stamps().map(|file| (file.path.clone(), file.stamp.clone())).collect();
+        let changes = fingerprint::files_changed(&then, &now);
+        if changes.is_empty() { Ok(()) } else { Err(Error::SourceChanged { changes: changes.into() }) }
+    }
+
+    fn copy_side_files(&self, output: &OutputDir<'_>) -> Result<Sides> {
+        let (mut piece, mut files) = (vec![0; COPY], Sides::new());
         for file in &self.plan.side_files {
             let pending = output.begin(&file.path, file.size)?;
-            let mut at = 0;
+            let (mut at, mut hash) = (0, blake3::Hasher::new());
             while at < file.size {
                 let piece = &mut piece[..(file.size - at).min(COPY as u64) as usize];
                 self.checkpoint.source().read_at(&file.path, at, piece)?;
                 pending.write_at(at, piece)?;
+                hash.update(piece);
                 at += piece.len() as u64;
             }
             output.publish(&pending)?;
+            files.push((file.path.clone(), hash.finalize()));
         }
-        Ok(())
+        Ok(files)
     }
 
     fn work(&self, shards: &Shards<'_>) -> Result<()> {
-        let queue = Queue::new(self.plan, self.schedule.worker_bytes);
+        let queue = Queue::new(self.plan, self.schedule.worker_bytes, shards.done());
         let shared = Shared {
             plan: self.plan,
             checkpoint: self.checkpoint,
@@ -109,6 +238,12 @@ impl Run<'_> {
         });
         first_error(results)
     }
+}
+
+/// An error, with the count of tensors that the journal has.
+struct Failed {
+    error: Error,
+    recorded: usize,
 }
 
 /// The error that stopped the run, rather than those of the workers that it stopped.

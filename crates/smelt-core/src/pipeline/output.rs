@@ -1,16 +1,15 @@
 //! The output directory: files that appear whole or not at all.
 //!
-//! A file is written under a temporary name, flushed to the disk and only then renamed. Config and
-//! side files come first and the index last, so a directory with an index is complete. A run that
-//! fails takes back what it wrote: a directory that only looks like a model must not stay.
+//! A file is written under a temporary name, flushed to the disk and only then renamed; config.json,
+//! without which nothing loads a model, is the last. Links in the directory are never followed: what
+//! is written stays inside.
 
-use std::fs::{self, File, OpenOptions};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use fs4::FileExt as _;
-
+use super::disk::{Disk, DiskFile, Entry, Open};
 use crate::error::{Error, Result};
 
 /// What the name of a file ends in until it is complete.
@@ -18,33 +17,91 @@ const TEMPORARY: &str = ".partial";
 
 /// A directory that is being filled.
 #[derive(Debug)]
-pub(super) struct OutputDir {
+pub(super) struct OutputDir<'a> {
+    disk: &'a dyn Disk,
     path: PathBuf,
     /// The directory and those above it, as far as they are new: they go too if the run fails.
     created: Vec<PathBuf>,
-    /// Files and folders of this run, in the order in which they were made.
-    made: Mutex<Vec<PathBuf>>,
+    names: Mutex<Names>,
 }
 
-impl OutputDir {
-    /// Makes the directory, or takes an empty one.
-    pub(super) fn create(path: &Path) -> Result<Self> {
-        if path.exists() && !path.is_dir() {
+/// What happened to names in the directory.
+#[derive(Debug, Default)]
+struct Names {
+    /// Files and folders of this run, in the order in which they were made.
+    made: Vec<PathBuf>,
+    /// Directories whose changes may not be on the disk yet.
+    unsettled: BTreeSet<PathBuf>,
+}
+
+impl<'a> OutputDir<'a> {
+    /// Makes the directory, or takes the one that is there.
+    pub(super) fn open(disk: &'a dyn Disk, path: &Path) -> Result<Self> {
+        let mut new = Self { disk, path: path.to_owned(), created: Vec::new(), names: Mutex::default() };
+        if disk.is_dir(path) {
+            return Ok(new);
+        }
+        if disk.look(path).map_err(write_error(path))?.is_some() {
             return Err(Error::OutputNotADirectory { path: path.to_owned() });
         }
-        let above = path.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
-        let created = above.map(Path::to_owned).collect();
-        fs::create_dir_all(path).map_err(write_error(path))?;
-        let mut entries = fs::read_dir(path).map_err(write_error(path))?;
-        if entries.next().is_some() {
-            return Err(Error::NotEmpty { path: path.to_owned() });
+        let above = path.ancestors().take_while(|above| !above.as_os_str().is_empty() && !disk.is_dir(above));
+        let missing: Vec<&Path> = above.collect();
+        for folder in missing.into_iter().rev() {
+            if let Err(error) = disk.make_dir(folder) {
+                new.abandon();
+                return Err(write_error(folder)(error));
+            }
+            new.created.insert(0, folder.to_owned());
+            new.lock().unsettled.insert(parent(folder));
         }
-        Ok(Self { path: path.to_owned(), created, made: Mutex::default() })
+        Ok(new)
+    }
+
+    /// The directory.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of a file in the directory.
+    pub(super) fn at(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// What stands at a name.
+    pub(super) fn look(&self, name: &str) -> Result<Option<Entry>> {
+        let path = self.at(name);
+        self.disk.look(&path).map_err(write_error(&path))
+    }
+
+    /// What stands at the temporary name of a file.
+    pub(super) fn look_partial(&self, name: &str) -> Result<Option<Entry>> {
+        self.look(&format!("{name}{TEMPORARY}"))
+    }
+
+    /// Whether nothing is in the directory but `except`.
+    pub(super) fn is_empty_but(&self, except: &str) -> Result<bool> {
+        let entries = self.disk.list(&self.path).map_err(write_error(&self.path))?;
+        let except = self.at(except);
+        Ok(entries.iter().all(|path| *path == except))
+    }
+
+    /// Opens the file `name` for this run alone; `None` if another run has it.
+    pub(super) fn claim(&self, name: &str) -> Result<Option<Box<dyn DiskFile>>> {
+        let path = self.at(name);
+        if self.look(name)?.is_some_and(|entry| !matches!(entry, Entry::File { .. })) {
+            return Err(Error::NotEmpty { path: self.path.clone() });
+        }
+        self.disk.claim(&path).map_err(write_error(&path))
+    }
+
+    /// Bytes of finished tensors that are recorded together.
+    pub(super) fn group_bytes(&self) -> u64 {
+        self.disk.group_bytes()
     }
 
     /// Refuses an output that does not fit on the disk.
     pub(super) fn check_space(&self, needed: u64) -> Result<()> {
-        let free = fs4::available_space(&self.path).map_err(write_error(&self.path))?;
+        let free = self.disk.free_space(&self.path).map_err(write_error(&self.path))?;
         if free < needed {
             return Err(Error::DiskFull { path: self.path.clone(), needed, free });
         }
@@ -53,24 +110,49 @@ impl OutputDir {
 
     /// Begins a file of `size` bytes, its place on the disk reserved where the system can do that.
     pub(super) fn begin(&self, name: &str, size: u64) -> Result<Pending> {
-        let target = self.path.join(name);
+        let target = self.at(name);
         self.make_parents(&target)?;
-        let mut temporary = target.clone().into_os_string();
-        temporary.push(TEMPORARY);
-        let temporary = PathBuf::from(temporary);
-        let file = OpenOptions::new().write(true).create_new(true).open(&temporary);
-        let file = file.map_err(write_error(&temporary))?;
+        let temporary = temporary(&target);
+        self.remove(&temporary)?;
+        let file = self.disk.open(&temporary, Open::New).map_err(write_error(&temporary))?;
         self.note(&temporary);
-        reserve(&file, size).map_err(write_error(&temporary))?;
+        file.reserve(size).map_err(write_error(&temporary))?;
         Ok(Pending { file, temporary, target })
+    }
+
+    /// Takes up a file that an earlier run began.
+    pub(super) fn take_up(&self, name: &str) -> Result<Pending> {
+        let target = self.at(name);
+        let temporary = temporary(&target);
+        let file = self.disk.open(&temporary, Open::Existing).map_err(write_error(&temporary))?;
+        Ok(Pending { file, temporary, target })
+    }
+
+    /// Opens a complete file, to read it.
+    pub(super) fn read(&self, name: &str) -> Result<Box<dyn DiskFile>> {
+        let path = self.at(name);
+        self.disk.open(&path, Open::Read).map_err(write_error(&path))
+    }
+
+    /// Takes a file's name away again, because something in it is missing after all.
+    pub(super) fn unpublish(&self, name: &str) -> Result<()> {
+        let target = self.at(name);
+        self.disk.rename(&target, &temporary(&target)).map_err(write_error(&target))?;
+        self.note(&target);
+        Ok(())
     }
 
     /// Flushes a file and gives it its name.
     pub(super) fn publish(&self, pending: &Pending) -> Result<()> {
-        let Pending { file, temporary, target } = pending;
-        file.sync_all().map_err(write_error(temporary))?;
+        pending.sync()?;
+        self.rename(pending)
+    }
+
+    /// Gives a file that was flushed its name.
+    pub(super) fn rename(&self, pending: &Pending) -> Result<()> {
+        let Pending { temporary, target, .. } = pending;
         self.note(target);
-        fs::rename(temporary, target).map_err(write_error(target))
+        self.disk.rename(temporary, target).map_err(write_error(target))
     }
 
     /// Writes a small file whole.
@@ -80,11 +162,36 @@ impl OutputDir {
         self.publish(&pending)
     }
 
-    /// Makes the names of all files durable.
-    pub(super) fn sync(&self) -> Result<()> {
-        if cfg!(unix) {
-            let folder = File::open(&self.path).and_then(|folder| folder.sync_all());
-            folder.map_err(write_error(&self.path))?;
+    /// Removes a file under both its names, and the folders above it that are then empty.
+    pub(super) fn clear(&self, name: &str) -> Result<()> {
+        let target = self.at(name);
+        let is_other = |folder: &PathBuf| !matches!(self.disk.look(folder), Ok(None | Some(Entry::Dir)));
+        if self.folders(&target).iter().any(is_other) {
+            // Behind a link is no place of ours.
+            return Ok(());
+        }
+        self.remove(&temporary(&target))?;
+        self.remove(&target)?;
+        for folder in self.folders(&target) {
+            let _ = self.disk.remove_dir(&folder);
+        }
+        Ok(())
+    }
+
+    /// Removes a file, if there is one.
+    pub(super) fn remove(&self, path: &Path) -> Result<()> {
+        if matches!(self.disk.look(path).map_err(write_error(path))?, None | Some(Entry::Dir)) {
+            return Ok(());
+        }
+        self.lock().unsettled.insert(parent(path));
+        self.disk.remove_file(path).map_err(write_error(path))
+    }
+
+    /// Returns when every name that was made, changed or removed is on the disk.
+    pub(super) fn settle(&self) -> Result<()> {
+        let folders = std::mem::take(&mut self.lock().unsettled);
+        for folder in folders {
+            self.disk.sync_dir(&folder).map_err(write_error(&folder))?;
         }
         Ok(())
     }
@@ -92,31 +199,59 @@ impl OutputDir {
     /// Takes back everything that this run made. What can't be removed stays; the error that led
     /// here matters more.
     pub(super) fn abandon(&self) {
-        let made = std::mem::take(&mut *self.lock());
+        let made = std::mem::take(&mut self.lock().made);
         for path in made.iter().rev() {
-            let _ = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
+            let dir = matches!(self.disk.look(path), Ok(Some(Entry::Dir)));
+            let _ = if dir { self.disk.remove_dir(path) } else { self.disk.remove_file(path) };
         }
         for path in &self.created {
-            let _ = fs::remove_dir(path);
+            let _ = self.disk.remove_dir(path);
         }
     }
 
     fn make_parents(&self, target: &Path) -> Result<()> {
-        let parents = target.ancestors().skip(1).take_while(|parent| *parent != self.path);
-        let missing: Vec<&Path> = parents.filter(|parent| !parent.exists()).collect();
-        for parent in missing.into_iter().rev() {
-            fs::create_dir(parent).map_err(write_error(parent))?;
-            self.note(parent);
+        for folder in self.folders(target).into_iter().rev() {
+            match self.disk.look(&folder).map_err(write_error(&folder))? {
+                Some(Entry::Dir) => {}
+                Some(_) => return Err(write_error(&folder)(io::ErrorKind::NotADirectory.into())),
+                None => {
+                    self.disk.make_dir(&folder).map_err(write_error(&folder))?;
+                    self.note(&folder);
+                }
+            }
         }
         Ok(())
     }
 
-    fn note(&self, path: &Path) {
-        self.lock().push(path.to_owned());
+    /// The folders between a file and the output directory, the innermost first.
+    fn folders(&self, target: &Path) -> Vec<PathBuf> {
+        let folders = target.ancestors().skip(1).take_while(|folder| *folder != self.path);
+        folders.map(Path::to_owned).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<PathBuf>> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Remembers a file or folder that this run has made or changed.
+    pub(super) fn note(&self, path: &Path) {
+        let mut names = self.lock();
+        names.made.push(path.to_owned());
+        names.unsettled.insert(parent(path));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn temporary(target: &Path) -> PathBuf {
+    let mut name = target.to_owned().into_os_string();
+    name.push(TEMPORARY);
+    PathBuf::from(name)
+}
+
+/// The directory in which a path stands.
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
     }
 }
 
@@ -130,7 +265,7 @@ pub fn free_space(path: &Path) -> Option<u64> {
 /// A file that is not complete.
 #[derive(Debug)]
 pub(super) struct Pending {
-    file: File,
+    file: Box<dyn DiskFile>,
     temporary: PathBuf,
     target: PathBuf,
 }
@@ -138,40 +273,17 @@ pub(super) struct Pending {
 impl Pending {
     /// Writes at a position; any thread may.
     pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        write_all_at(&self.file, bytes, offset).map_err(write_error(&self.temporary))
+        self.file.write_at(bytes, offset).map_err(write_error(&self.temporary))
     }
-}
 
-#[cfg(unix)]
-fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-#[cfg(windows)]
-fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    use std::os::windows::fs::FileExt as _;
-    while !bytes.is_empty() {
-        let written = file.seek_write(bytes, offset)?;
-        bytes = &bytes[written..];
-        offset += written as u64;
-    }
-    Ok(())
-}
-
-/// Reserves the blocks of a file, so that a full disk shows now and not after hours. A file system
-/// that can't reserve gives the length alone.
-fn reserve(file: &File, size: u64) -> io::Result<()> {
-    if size == 0 {
-        return Ok(());
-    }
-    match file.allocate(size) {
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(error),
-        _ => file.set_len(size),
+    /// Returns when everything written so far is on the disk.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.file.sync().map_err(write_error(&self.temporary))
     }
 }
 
 /// Names the path in an error of the operating system.
-fn write_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn write_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Write { path, source }
 }

@@ -4,12 +4,12 @@
 //! computes, the memory of each is known, and no queue stands between them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use smelt_kernels::{Format, Packed, all_finite, quantize};
 
 use super::event::{Event, Observer};
-use super::shard::Shards;
+use super::shard::{OpenTask, Shards};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::layout::pool::Pool;
@@ -22,6 +22,8 @@ use crate::plan::{Plan, Task, cut};
 pub(super) struct Queue<'a> {
     plan: &'a Plan,
     worker_bytes: u64,
+    /// Tasks that an earlier run has finished.
+    done: Vec<bool>,
     next: Mutex<Next>,
 }
 
@@ -30,24 +32,30 @@ pub(super) struct Queue<'a> {
 struct Next {
     task: usize,
     block: u64,
-    cut: Option<Cut>,
+    open: Option<(Cut, Arc<OpenTask>)>,
 }
 
 impl<'a> Queue<'a> {
-    pub(super) fn new(plan: &'a Plan, worker_bytes: u64) -> Self {
-        Self { plan, worker_bytes, next: Mutex::default() }
+    pub(super) fn new(plan: &'a Plan, worker_bytes: u64, done: Vec<bool>) -> Self {
+        Self { plan, worker_bytes, done, next: Mutex::default() }
     }
 
-    fn next(&self) -> Option<(&'a Task, Block)> {
+    fn next(&self) -> Option<(Arc<OpenTask>, Block)> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let task = self.plan.tasks.get(next.task)?;
-            let index = next.block;
-            let cut = next.cut.get_or_insert_with(|| cut(&self.plan.graph, task, self.worker_bytes));
-            if index < cut.count() {
-                let block = cut.block(index);
-                next.block += 1;
-                return Some((task, block));
+            let (task, index) = (self.plan.tasks.get(next.task)?, next.block);
+            let begin = |task_index| {
+                let cut = cut(&self.plan.graph, task, self.worker_bytes);
+                (cut, Arc::new(OpenTask::new(task_index, task)))
+            };
+            let at = next.task;
+            if !self.done[at] {
+                let (cut, open) = next.open.get_or_insert_with(|| begin(at));
+                if index < cut.count() {
+                    let found = (Arc::clone(open), cut.block(index));
+                    next.block += 1;
+                    return Some(found);
+                }
             }
             *next = Next { task: next.task + 1, ..Next::default() };
         }
@@ -70,7 +78,8 @@ pub(super) struct Shared<'a> {
 pub(super) fn work(shared: Shared<'_>) -> Result<()> {
     let mut worker = Worker { shared, pool: Pool::default(), block: Vec::new(), stored: Vec::new() };
     let mut last = "";
-    while let Some((task, block)) = shared.queue.next() {
+    while let Some((open, block)) = shared.queue.next() {
+        let task = &shared.plan.tasks[open.index];
         if shared.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
@@ -80,7 +89,7 @@ pub(super) fn work(shared: Shared<'_>) -> Result<()> {
             (worker.block, worker.stored) = (Vec::new(), Vec::new());
             last = &task.name;
         }
-        worker.run(task, &block).inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))?;
+        worker.run(&open, &block).inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))?;
     }
     Ok(())
 }
@@ -95,22 +104,20 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn run(&mut self, task: &Task, block: &Block) -> Result<()> {
+    fn run(&mut self, open: &OpenTask, block: &Block) -> Result<()> {
+        let task = &self.shared.plan.tasks[open.index];
         let size = task.dtype.bits() / 8;
         resize(&mut self.block, (block.len * size) as usize);
         let puller = Puller::new(&self.shared.plan.graph, self.shared.checkpoint);
         puller.pull(task.node, &block.region, &mut self.block, &mut self.pool)?;
         self.check(task)?;
         match &task.format {
-            None => self.write(task, 0, block.offset * size, &self.block)?,
-            Some(spec) => self.quantize(task, block, spec.0)?,
+            None => self.shared.shards.write(open, 0, block.offset * size, &self.block)?,
+            Some(spec) => self.quantize(open, block, spec.0)?,
         }
+        self.shared.shards.advance(open, block.len, self.shared.observer)?;
         self.shared.observer.on(&Event::Block { bytes: block.len * size });
         Ok(())
-    }
-
-    fn write(&self, task: &Task, part: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.shared.shards.write(&task.parts[part], offset, bytes, self.shared.observer)
     }
 
     fn check(&self, task: &Task) -> Result<()> {
@@ -119,7 +126,8 @@ impl Worker<'_> {
         if fine { Ok(()) } else { Err(Error::NonFinite { tensor: task.name.clone() }) }
     }
 
-    fn quantize(&mut self, task: &Task, block: &Block, format: Format) -> Result<()> {
+    fn quantize(&mut self, open: &OpenTask, block: &Block, format: Format) -> Result<()> {
+        let task = &self.shared.plan.tasks[open.index];
         let dtype = task.dtype.float().expect("the plan quantizes floats only");
         let group = format.group_size() as u64;
         let (before, groups) = (block.offset / group, (block.len / group) as usize);
@@ -133,7 +141,7 @@ impl Worker<'_> {
         quantize(format, self.shared.plan.rounding.into(), dtype, &self.block, out);
         let parts = [(&*codes, code_bytes), (&*scales, scale_bytes), (&*biases, bias_bytes)];
         for (part, (bytes, each)) in parts.into_iter().enumerate().take(task.parts.len()) {
-            self.write(task, part, before * each as u64, bytes)?;
+            self.shared.shards.write(open, part, before * each as u64, bytes)?;
         }
         self.stored = stored;
         Ok(())

@@ -13,6 +13,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::stamp::{Stamp, Stamped, decimal};
 use super::{FileEntry, Source};
 use crate::{Error, Result};
 
@@ -114,7 +115,7 @@ impl LocalSource {
     ///
     /// `above` holds the real paths of the folders on the way, so that a link to one of them is
     /// not followed round and round.
-    fn walk(&self, prefix: &str, above: &mut Vec<PathBuf>, files: &mut Vec<FileEntry>) -> Result<()> {
+    fn walk(&self, prefix: &str, above: &mut Vec<PathBuf>, files: &mut Vec<Stamped>) -> Result<()> {
         let dir = self.dir.join(prefix);
         let failed = |source| Error::Directory { path: dir.display().to_string(), source };
         let real = fs::canonicalize(&dir).map_err(failed)?;
@@ -134,7 +135,7 @@ impl LocalSource {
         prefix: &str,
         entry: &fs::DirEntry,
         above: &mut Vec<PathBuf>,
-        files: &mut Vec<FileEntry>,
+        files: &mut Vec<Stamped>,
     ) -> Result<()> {
         let name = entry.file_name();
         let name = name.to_str().ok_or_else(|| Error::FileName {
@@ -145,7 +146,8 @@ impl LocalSource {
         // `metadata` of the path, not of the entry: that one would describe the link itself.
         let found = fs::metadata(entry.path()).map_err(|error| self.read_error(&path, error))?;
         if found.is_file() {
-            files.push(FileEntry { path, size: found.len() });
+            let modified = found.modified().ok().map(decimal);
+            files.push(Stamped { path, stamp: Stamp { size: found.len(), modified } });
         } else if found.is_dir() && !name.starts_with('.') {
             self.walk(&format!("{path}/"), above, files)?;
         }
@@ -159,6 +161,10 @@ impl Source for LocalSource {
     }
 
     fn list(&self) -> Result<Vec<FileEntry>> {
+        Ok(self.stamps()?.iter().map(Stamped::entry).collect())
+    }
+
+    fn stamps(&self) -> Result<Vec<Stamped>> {
         let mut files = Vec::new();
         self.walk("", &mut Vec::new(), &mut files)?;
         files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
@@ -192,7 +198,7 @@ impl Source for LocalSource {
 }
 
 /// Whether `path` is relative and names no parent, so that an index cannot point outside.
-fn stays_inside(path: &str) -> bool {
+pub(crate) fn stays_inside(path: &str) -> bool {
     let mut parts = Path::new(path).components();
     !path.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))
 }

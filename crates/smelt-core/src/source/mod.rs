@@ -9,11 +9,14 @@
 mod local;
 mod manifest;
 mod memory;
+mod stamp;
 pub mod testing;
 
 pub use local::LocalSource;
+pub(crate) use local::stays_inside;
 pub use manifest::ManifestSource;
 pub use memory::MemorySource;
+pub use stamp::{Stamp, Stamped};
 
 use crate::{Error, Result};
 
@@ -40,6 +43,15 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When a folder cannot be listed.
     fn list(&self) -> Result<Vec<FileEntry>>;
+
+    /// [`list`](Self::list) with what tells whether a file is still the same.
+    ///
+    /// # Errors
+    /// When a folder cannot be listed.
+    fn stamps(&self) -> Result<Vec<Stamped>> {
+        let stamped = |FileEntry { path, size }| Stamped { path, stamp: Stamp { size, modified: None } };
+        Ok(self.list()?.into_iter().map(stamped).collect())
+    }
 
     /// Fills `buf` with the bytes of the file `path` from `offset` on: all of it, or an error.
     ///

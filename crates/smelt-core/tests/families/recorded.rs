@@ -45,6 +45,57 @@ fn recorded_layouts_are_still_made() {
     assert!(compared > 0, "nothing is recorded");
 }
 
+/// What a finished model of every recorded layout must have, told from its config and its own names.
+#[test]
+fn finished_models_are_told_from_broken_ones() {
+    let text = fs::read_to_string(folder().join("expected.json")).unwrap();
+    let expected: BTreeMap<String, BTreeMap<String, Cell>> = serde_json::from_str(&text).unwrap();
+    let (mut removed, mut noticed) = (0, 0);
+    for (name, row) in &expected {
+        let manifest = fs::read_to_string(folder().join(format!("{name}.json"))).unwrap();
+        let checkpoint = Checkpoint::open(Arc::new(ManifestSource::parse(name, &manifest).unwrap())).unwrap();
+        for (library, _) in row.iter().filter(|(_, cell)| cell.fingerprint.is_some()) {
+            let family = family_of(&checkpoint, None).unwrap();
+            let layout = Origin::family(&checkpoint, family, Some(library)).unwrap().layout;
+            let shapes: BTreeMap<&str, &[u64]> = layout
+                .outputs
+                .iter()
+                .map(|output| (output.name.as_str(), &*layout.graph.node(output.node).shape))
+                .collect();
+            let config = checkpoint.config();
+            let found = family.expected(config, library, &|name| shapes.contains_key(name));
+            for (parameter, shape) in &shapes {
+                let all = found.parameters.get(*parameter);
+                let all = all.unwrap_or_else(|| panic!("{name} for {library}: {parameter} is not expected"));
+                let fits = |sizes: &Vec<Option<u64>>| {
+                    sizes.len() == shape.len()
+                        && sizes
+                            .iter()
+                            .zip(*shape)
+                            .all(|(size, found)| size.is_none_or(|size| size == *found))
+                };
+                assert!(
+                    all.iter().any(|one| one.shape.as_ref().is_none_or(fits)),
+                    "{name} for {library}: {parameter} {shape:?} is not {all:?}"
+                );
+            }
+            for (parameter, all) in &found.parameters {
+                let missing = all.iter().any(|one| one.required) && !shapes.contains_key(parameter.as_str());
+                assert!(!missing, "{name} for {library}: {parameter} is expected");
+            }
+            let every = (shapes.len() / 5).max(1);
+            for gone in shapes.keys().skip(every / 2).step_by(every) {
+                let found =
+                    family.expected(config, library, &|name| name != *gone && shapes.contains_key(name));
+                let required =
+                    found.parameters.get(*gone).is_some_and(|all| all.iter().any(|one| one.required));
+                (removed, noticed) = (removed + 1, noticed + u32::from(required));
+            }
+        }
+    }
+    assert!(f64::from(noticed) > 0.97 * f64::from(removed), "{noticed} of {removed}");
+}
+
 #[test]
 fn every_manifest_is_recorded() {
     let text = fs::read_to_string(folder().join("expected.json")).unwrap();

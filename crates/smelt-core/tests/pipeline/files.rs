@@ -33,7 +33,7 @@ fn every_file_has_the_predicted_size() {
         }
         let sides = plan.side_files.iter().map(|file| file.path.as_str());
         let mut names: Vec<_> = expected.iter().map(|(file, _)| file.as_str()).chain(sides).collect();
-        names.extend(["config.json", "model.safetensors.index.json"]);
+        names.extend(["config.json", "model.safetensors.index.json", "smelt-manifest.json"]);
         names.sort_unstable();
         assert!(output.keys().eq(names.iter()), "{name}: {:?}", output.keys());
         let shards: u64 = expected.iter().map(|(_, bytes)| bytes).sum();

@@ -5,7 +5,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;
+mod faulty;
 mod files;
+mod power;
+mod resume;
 mod same;
 
 use std::collections::BTreeMap;
@@ -42,7 +45,7 @@ fn plan(checkpoint: &Checkpoint, options: &Options) -> Result<Plan> {
 
 fn execute(plan: &Plan, checkpoint: &Checkpoint, memory: Memory, output: &Path) -> Result<()> {
     let (schedule, stop) = (plan.schedule(memory)?, AtomicBool::new(false));
-    Run { plan, checkpoint, output, schedule, observer: &Silent, stop: &stop }.execute()
+    Run { plan, checkpoint, output, schedule, observer: &Silent, stop: &stop }.execute().map(drop)
 }
 
 /// What a run writes.

@@ -7,9 +7,11 @@ mod exhaustive;
 mod golden;
 mod naive;
 mod properties;
+mod quality;
+mod search;
 mod seeds;
 
-use smelt_kernels::{Float, Format, Isa, Mode, Packed, Rounding};
+use smelt_kernels::{Effort, Float, Format, Isa, Mode, Packed, Rounding, Stored};
 
 /// The dtypes of weights.
 const DTYPES: [Float; 3] = [Float::Bf16, Float::F16, Float::F32];
@@ -51,11 +53,44 @@ impl Parts {
     }
 }
 
+impl Parts {
+    fn stored(&self) -> Stored<'_> {
+        Stored { codes: &self.codes, scales: &self.scales, biases: &self.biases }
+    }
+
+    /// The parts of group `k`.
+    fn group(&self, format: Format, dtype: Float, k: usize) -> Self {
+        let of = |part: &[u8], size: usize| part.get(k * size..(k + 1) * size).unwrap_or_default().to_vec();
+        let scale = format.scale_bytes(dtype);
+        Self {
+            codes: of(&self.codes, format.code_bytes()),
+            scales: of(&self.scales, scale),
+            biases: of(&self.biases, scale),
+        }
+    }
+}
+
 /// Quantizes with an instruction set.
 fn quantize(isa: Isa, format: Format, rounding: Rounding, dtype: Float, input: &[u8]) -> Parts {
     let mut parts = Parts::empty(format, dtype, input.len());
     let Parts { codes, scales, biases } = &mut parts;
     isa.quantize(format, rounding, dtype, input, Packed { codes, scales, biases });
+    parts
+}
+
+/// How to search.
+#[derive(Clone, Copy, Debug)]
+struct How<'a> {
+    effort: Effort,
+    importance: Option<&'a [f32]>,
+}
+
+/// Quantizes by search with an instruction set.
+fn search(isa: Isa, format: Format, how: How, dtype: Float, input: &[u8]) -> Parts {
+    let mut parts = Parts::empty(format, dtype, input.len());
+    let Parts { codes, scales, biases } = &mut parts;
+    let out = Packed { codes, scales, biases };
+    isa.search(format, how.effort, Rounding::Gpu, dtype, input, how.importance, out);
     parts
 }
 

@@ -271,8 +271,25 @@ fn small_value(tables: &Tables, mode: Mode, code: u16) -> f32 {
     if code >> sign_bit == 1 { -value } else { value }
 }
 
-/// Decodes a block.
-pub(crate) fn dequantize(tables: &Tables, format: Format, dtype: Float, parts: &Parts) -> Vec<u8> {
+/// What each code stands for, with its scale and bias, in double.
+pub(crate) fn numbers(tables: &Tables, format: Format, dtype: Float, parts: &Parts) -> Vec<(f64, f64, f64)> {
+    let (scales, biases) = pairs(tables, format, dtype, parts);
+    let codes = unpack(&parts.codes, format.bits()).into_iter().enumerate();
+    let number = |(k, code)| {
+        let group = k / format.group_size();
+        let level = if format.mode() == Mode::Affine {
+            f32::from(code)
+        } else {
+            small_value(tables, format.mode(), code)
+        };
+        let bias = biases.get(group).copied().unwrap_or(0.0);
+        (f64::from(level), f64::from(scales[group]), f64::from(bias))
+    };
+    codes.map(number).collect()
+}
+
+/// Scales and biases.
+fn pairs(tables: &Tables, format: Format, dtype: Float, parts: &Parts) -> (Vec<f32>, Vec<f32>) {
     let scales = match format.mode() {
         Mode::Affine => load(tables, dtype, &parts.scales),
         Mode::Nvfp4 => {
@@ -280,7 +297,12 @@ pub(crate) fn dequantize(tables: &Tables, format: Format, dtype: Float, parts: &
         }
         _ => parts.scales.iter().map(|byte| power(i32::from(*byte) - 127)).collect(),
     };
-    let biases = load(tables, dtype, &parts.biases);
+    (scales, load(tables, dtype, &parts.biases))
+}
+
+/// Decodes a block.
+pub(crate) fn dequantize(tables: &Tables, format: Format, dtype: Float, parts: &Parts) -> Vec<u8> {
+    let (scales, biases) = pairs(tables, format, dtype, parts);
     let codes = unpack(&parts.codes, format.bits());
     let value = |(k, code): (usize, &u16)| {
         let group = k / format.group_size();

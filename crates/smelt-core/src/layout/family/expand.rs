@@ -199,7 +199,7 @@ impl<'a> Expansion<'a> {
 }
 
 /// The first part of a parameter's name: the module of the model that it belongs to.
-fn top(name: &str) -> &str {
+pub(super) fn top(name: &str) -> &str {
     name.split('.').next().unwrap_or(name)
 }
 
@@ -212,7 +212,8 @@ fn treatment(rule: &TensorRule, env: &Env<'_>) -> Result<Treatment, ValueError> 
     Ok((module, holds(rule.cast.as_ref(), env)?, group))
 }
 
-fn module_of(rule: &ModuleRule, env: &Env<'_>) -> Result<Module, ValueError> {
+/// The module of a rule on this checkpoint.
+pub(super) fn module_of(rule: &ModuleRule, env: &Env<'_>) -> Result<Module, ValueError> {
     let own = match &rule.format {
         _ if !holds(rule.quantize.as_ref(), env)? => Own::Keep,
         None => Own::Run,

@@ -3,6 +3,7 @@
 //! Each file of `families/` is embedded in the library; a user's own file is read the same way.
 
 mod expand;
+mod expected;
 mod file;
 mod syntax;
 mod template;
@@ -11,6 +12,7 @@ mod value;
 
 use std::sync::OnceLock;
 
+pub use expected::{Expectation, Expected};
 pub use file::{DropRule, Experts, Family, FamilyError, Group, ModuleRule, TensorRule};
 pub use syntax::{Expr, Operator, SyntaxError};
 pub use template::{Template, TemplateError};

@@ -1,0 +1,159 @@
+//! The hashes that were written with a model: `smelt-manifest.json`.
+//!
+//! ```text
+//! shards   file -> bytes, BLAKE3 of what lies before the tensors
+//! tensors  stored tensor -> BLAKE3 of its bytes
+//! files    config, index, side files -> BLAKE3 of the whole
+//! ```
+//!
+//! Together they cover every byte of the model but their own, so that one bit that a disk or a download
+//! turned is found, wherever it is.
+
+use std::collections::BTreeMap;
+
+use blake3::Hasher;
+use serde::Deserialize;
+
+use super::finding::{Check, Findings};
+use super::model::{Model, in_full};
+use crate::Result;
+
+/// The file that holds them.
+pub(super) const MANIFEST: &str = "smelt-manifest.json";
+
+/// The version of the file that is understood.
+const VERSION: u32 = 1;
+
+/// Files are hashed in pieces of this size.
+const PIECE: usize = 1 << 20;
+
+const AGAIN: &str = "download or write the model again: what is there is not what was written";
+
+/// What the file says.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Hashes {
+    version: u32,
+    shards: BTreeMap<String, ShardHash>,
+    tensors: BTreeMap<String, String>,
+    files: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ShardHash {
+    bytes: u64,
+    header: String,
+}
+
+impl Hashes {
+    /// Reads them, if the model has them.
+    pub(super) fn read(model: &Model, findings: &mut Findings) -> Option<Self> {
+        let bytes = model.read_file(MANIFEST)?;
+        let parse =
+            |bytes: Vec<u8>| serde_json::from_slice::<Self>(&bytes).map_err(|error| error.to_string());
+        match bytes.map_err(|error| in_full(&error)).and_then(parse) {
+            Err(why) => findings.error(Check::Hashes, MANIFEST, format!("it can't be read: {why}"), AGAIN),
+            Ok(hashes) if hashes.version != VERSION => {
+                let what = format!("it has version {}, this smelt knows {VERSION}", hashes.version);
+                findings.warning(Check::Hashes, MANIFEST, what, "take a newer smelt; bytes are not compared");
+            }
+            Ok(hashes) => return Some(hashes),
+        }
+        None
+    }
+
+    /// The hash of a stored tensor.
+    pub(super) fn tensor(&self, name: &str) -> Option<&str> {
+        self.tensors.get(name).map(String::as_str)
+    }
+
+    /// Compares everything but the bytes of the tensors.
+    pub(super) fn check(&self, model: &Model, findings: &mut Findings) -> Result<()> {
+        self.shards(model, findings)?;
+        self.names(model, findings);
+        for (path, expected) in &self.files {
+            match model.file(path) {
+                None => findings.error(Check::Hashes, path, "the file is missing", AGAIN),
+                Some(file) if hash(model, path, file.size)? != *expected => {
+                    let advice = "if you changed it yourself, all is well; else download or write it again";
+                    findings.error(Check::Hashes, path, "the file is not as it was written", advice);
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn shards(&self, model: &Model, findings: &mut Findings) -> Result<()> {
+        for (path, expected) in &self.shards {
+            let Some(file) = model.file(path) else {
+                findings.error(Check::Hashes, path, "the file is missing", AGAIN);
+                continue;
+            };
+            if file.size != expected.bytes {
+                let what = format!("the file has {} bytes, {} were written", file.size, expected.bytes);
+                findings.error(Check::Hashes, path, what, AGAIN);
+            }
+            let place = model.shards.iter().position(|shard| shard.path == *path);
+            if let Some(place) = place
+                && hash(model, path, model.headers[place])? != expected.header
+            {
+                findings.error(Check::Hashes, path, "the header is not as it was written", AGAIN);
+            }
+        }
+        for shard in model.shards.iter().filter(|shard| !self.shards.contains_key(&shard.path)) {
+            let what = "the file is not of the run that wrote the model";
+            findings.error(Check::Hashes, &shard.path, what, "remove it");
+        }
+        Ok(())
+    }
+
+    fn names(&self, model: &Model, findings: &mut Findings) {
+        if model.complete {
+            for name in self.tensors.keys().filter(|name| model.find(name).is_none()) {
+                findings.error(Check::Hashes, name, "the tensor was written, and is not there", AGAIN);
+            }
+        }
+        for tensor in model.tensors.iter().filter(|tensor| !self.tensors.contains_key(&*tensor.name)) {
+            findings.error(Check::Hashes, &tensor.name, "the tensor is there, and was not written", AGAIN);
+        }
+    }
+}
+
+/// The hash of the first `size` bytes of a file.
+fn hash(model: &Model, path: &str, size: u64) -> Result<String> {
+    let (mut hasher, mut piece, mut at) = (Hasher::new(), vec![0; PIECE], 0);
+    while at < size {
+        let piece = &mut piece[..(size - at).min(PIECE as u64) as usize];
+        model.source.read_at(path, at, piece)?;
+        hasher.update(piece);
+        at += piece.len() as u64;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Hashes one tensor piece by piece, if there is something to compare it with.
+#[derive(Debug)]
+pub(super) struct Checked<'a> {
+    name: &'a str,
+    expected: Option<&'a str>,
+    hasher: Hasher,
+}
+
+impl<'a> Checked<'a> {
+    pub(super) fn new(name: &'a str, hashes: Option<&'a Hashes>) -> Self {
+        let expected = hashes.and_then(|hashes| hashes.tensor(name));
+        Self { name, expected, hasher: Hasher::new() }
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        if self.expected.is_some() {
+            self.hasher.update(bytes);
+        }
+    }
+
+    pub(super) fn finish(&self, findings: &mut Findings) {
+        if self.expected.is_some_and(|expected| *self.hasher.finalize().to_hex() != *expected) {
+            findings.error(Check::Hashes, self.name, "its bytes are not those that were written", AGAIN);
+        }
+    }
+}

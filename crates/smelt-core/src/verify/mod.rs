@@ -1,0 +1,222 @@
+//! Says whether a finished model is what it should be: as the loaders will see it, byte for byte as it was
+//! written, and near enough to its source.
+//!
+//! A layer above the five rooms: it knows all of them, none knows it. It works on models that smelt wrote and
+//! on models of other tools, so it takes nothing from a plan: what is expected follows from the config, the
+//! family and MLX's own rules.
+//!
+//! * [`Verify`] checks one model: `model` (files, headers, index), `hashes`, `files` (beside the tensors),
+//!   `quantization` (the dictionary), `keys` (names and shapes by the family), `scan` (every byte once), and
+//!   against a source `against` (with `measured` and
+//!   `verdict`).
+//! * [`diff`] compares two models or checkpoints tensor by tensor.
+//!
+//! Every check notes what it finds and goes on; only what keeps the files from being read is an error of
+//! the run. Workers hold a fixed block each, whatever the model's size.
+
+mod against;
+mod decode;
+pub mod diff;
+mod files;
+mod finding;
+mod hashes;
+mod keys;
+mod limits;
+mod measured;
+mod model;
+mod parallel;
+mod parameter;
+mod quantization;
+mod scan;
+mod sums;
+mod verdict;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+use smelt_kernels::Format;
+
+pub use finding::{Check, Finding, Severity};
+pub use sums::Metrics;
+pub use verdict::{Compared, Comparison, Kind};
+
+use crate::Result;
+use crate::checkpoint::{CONFIG, Checkpoint, DType};
+use crate::layout::family::{self, Family};
+use crate::pipeline::{Event, Observer};
+use crate::plan::Memory;
+use crate::source::Source;
+use against::Against;
+use finding::Findings;
+use hashes::Hashes;
+use keys::Chosen;
+use model::Model;
+use parallel::Crew;
+use parameter::Parameter;
+use scan::Scan;
+
+/// Set aside for the program and the headers.
+const RESERVE: u64 = 32 << 20;
+
+/// A check of one model.
+#[derive(Clone, Copy)]
+pub struct Verify<'a> {
+    /// The model.
+    pub source: &'a Arc<dyn Source>,
+    /// A family of the user's own, instead of the one of the `model_type`.
+    pub family: Option<&'a Family>,
+    /// The library that is to load it; without one, the library whose names it has.
+    pub library: Option<&'a str>,
+    /// The checkpoint that it was made from, to compare the weights with.
+    pub against: Option<&'a Checkpoint>,
+    /// What the check may use.
+    pub memory: Memory,
+    /// Is told how far it is.
+    pub observer: &'a dyn Observer,
+    /// Ends the check when it is set.
+    pub stop: &'a AtomicBool,
+}
+
+impl std::fmt::Debug for Verify<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Verify").field("source", self.source).finish_non_exhaustive()
+    }
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// What is wrong, errors first.
+    pub findings: Vec<Finding>,
+    /// The family whose parameters were expected; `None` if smelt has none for the model type.
+    pub family: Option<String>,
+    /// The library whose model was expected.
+    pub library: Option<String>,
+    /// Stored tensors.
+    pub tensors: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Parameters: a quantized module is one.
+    pub parameters: usize,
+    /// Quantized modules.
+    pub quantized: usize,
+    /// Whether the bytes were compared with hashes written with them.
+    pub hashed: bool,
+    /// How far the weights are from the source.
+    pub comparison: Option<Comparison>,
+}
+
+impl Report {
+    /// How many findings are of this severity.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+
+    /// Whether nothing is wrong; warnings do not count.
+    pub fn is_sound(&self) -> bool {
+        self.count(Severity::Error) == 0
+    }
+}
+
+impl Verify<'_> {
+    /// Checks the model.
+    ///
+    /// # Errors
+    /// When files can't be read, when the layout of the source can't be made, or when it is stopped. What
+    /// is wrong with the model is no error but a finding.
+    pub fn run(&self) -> Result<Report> {
+        let mut findings = Findings::default();
+        let model = Model::look(Arc::clone(self.source), &mut findings)?;
+        let hashes = Hashes::read(&model, &mut findings);
+        if let Some(hashes) = &hashes {
+            hashes.check(&model, &mut findings)?;
+        }
+        files::check(&model, self.against, &mut findings);
+        unreadable(&model, &mut findings);
+        let family = self.family.or_else(|| family::of_config(model.config.as_ref()?));
+        let chosen = family.and_then(|family| keys::choose(&model, family, self.library));
+        let parameters = structure(&model, chosen.as_ref(), &mut findings);
+        self.tell_size(&model, &parameters);
+        let crew = Crew { workers: self.workers(), stop: self.stop };
+        let scan = Scan { model: &model, hashes: hashes.as_ref(), crew, observer: self.observer };
+        scan.run(&parameters, &mut findings)?;
+        let comparison = self.compare(&model, &parameters, family, crew, &mut findings)?;
+        let mut findings = findings.all;
+        findings.sort_by_key(|finding| (finding.severity, finding.check));
+        Ok(Report {
+            findings,
+            family: chosen.as_ref().and(family).map(|family| family.name.clone()),
+            library: chosen.map(|chosen| chosen.library),
+            tensors: model.tensors.len(),
+            bytes: model.bytes(),
+            parameters: parameters.len(),
+            quantized: parameters.iter().filter(|(parameter, _)| parameter.is_packed()).count(),
+            hashed: hashes.is_some(),
+            comparison,
+        })
+    }
+
+    fn tell_size(&self, model: &Model, parameters: &[(Parameter<'_>, Option<Format>)]) {
+        let elements = parameters.iter().map(|(parameter, format)| parameter.dense_bytes(*format)).sum();
+        let compared = if self.against.is_some() { elements } else { 0 };
+        self.observer.on(&Event::Started { bytes: model.bytes() + compared });
+    }
+
+    fn compare(
+        &self,
+        model: &Model,
+        parameters: &[(Parameter<'_>, Option<Format>)],
+        family: Option<&Family>,
+        crew: Crew<'_>,
+        findings: &mut Findings,
+    ) -> Result<Option<Comparison>> {
+        let Some(source) = self.against else {
+            return Ok(None);
+        };
+        let family = crate::plan::family_of(source, self.family.or(family))?;
+        let layout = against::layout(source, family, self.library, parameters)?;
+        let against = Against { model, parameters, source, crew, observer: self.observer };
+        against.run(layout, findings).map(Some)
+    }
+
+    fn workers(&self) -> usize {
+        let room = self.memory.limit.saturating_sub(RESERVE) / against::WORKER;
+        self.memory.threads.max(1).min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)
+    }
+}
+
+/// Parameters with their formats, checked against config and family.
+fn structure<'a>(
+    model: &'a Model,
+    chosen: Option<&Chosen>,
+    findings: &mut Findings,
+) -> Vec<(Parameter<'a>, Option<Format>)> {
+    let parameters = model.parameters();
+    let row = |name: &str| chosen.and_then(|chosen| chosen.row(name));
+    let formats = quantization::check(model, &parameters, &row, findings);
+    let parameters: Vec<_> = parameters.into_iter().zip(formats).collect();
+    match (chosen, &model.config) {
+        (Some(chosen), _) => chosen.check(model, &parameters, findings),
+        (None, None) => {}
+        (None, Some(config)) => {
+            let model_type = config.model_type().unwrap_or_default();
+            let what =
+                format!("smelt has no family for `{model_type}`, so names and shapes were not checked");
+            findings.warning(Check::Keys, CONFIG, what, "give a family with `--family`");
+            keys::check_foreign(&parameters, findings);
+        }
+    }
+    parameters
+}
+
+/// Tensors of types that MLX does not read.
+fn unreadable(model: &Model, findings: &mut Findings) {
+    for tensor in &model.tensors {
+        let odd = tensor.dtype.is_narrow_float() || tensor.dtype == DType::F64;
+        if odd && !matches!(tensor.dtype, DType::F8E4M3 | DType::F8E8M0) {
+            let what = format!("MLX does not load tensors of {}", tensor.dtype);
+            findings.error(Check::Shards, &tensor.name, what, "write the model again");
+        }
+    }
+}
