@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 MANIFESTS = Path(__file__).parent / "manifests"
-ITEM_SIZE = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
+ITEM_SIZE = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4, "U8": 1, "I64": 8}
 CONFIG_DTYPE = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 TOKENS = 512
 
@@ -103,6 +103,8 @@ def weights(tensor: Tensor) -> np.ndarray:
     """Deterministic values: N(0, 0.02), norms N(1, 0.1). bf16 comes as u16 bits."""
     seed = hashlib.sha256(tensor.name.encode()).digest()[:8]
     rng = np.random.default_rng(int.from_bytes(seed, "little"))
+    if tensor.dtype in ("U8", "I64"):
+        return rng.integers(0, 256, tensor.shape).astype(np.uint8 if tensor.dtype == "U8" else np.int64)
     values = rng.standard_normal(tensor.shape, dtype=np.float32)
     if tensor.name.endswith("norm.weight"):
         values = 1 + np.float32(0.1) * values

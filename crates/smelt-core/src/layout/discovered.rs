@@ -403,7 +403,7 @@ impl Maker<'_> {
 }
 
 /// The shape to which two shapes broadcast, aligned at the last axis.
-fn joint_shape(a: &[u64], b: &[u64]) -> Vec<u64> {
+pub(super) fn joint_shape(a: &[u64], b: &[u64]) -> Vec<u64> {
     let rank = a.len().max(b.len());
     let size = |shape: &[u64], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |at| shape[at]);
     (0..rank).map(|axis| size(a, axis).max(size(b, axis))).collect()

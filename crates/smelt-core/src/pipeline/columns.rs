@@ -191,6 +191,7 @@ mod tests {
             dtype: DType::F32,
             shape: shape.clone(),
             format: None,
+            moved: None,
             parts: Vec::new(),
         };
         let array = Array { shape: shape.clone(), values };

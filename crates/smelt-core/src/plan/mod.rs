@@ -209,8 +209,9 @@ pub fn family_of<'a>(checkpoint: &Checkpoint, own: Option<&'a Family>) -> Result
     if let Some(own) = own {
         return Ok(own);
     }
-    let model_type = checkpoint.config().model_type().ok_or(Error::NoModelType)?;
-    family::of_model_type(model_type).ok_or_else(|| Error::ModelType {
+    let config = checkpoint.config();
+    let model_type = config.model_type().ok_or(Error::NoModelType)?;
+    family::of_config(config).ok_or_else(|| Error::ModelType {
         model_type: model_type.to_owned(),
         known: family::all().flat_map(|family| family.model_types.clone()).collect(),
     })
