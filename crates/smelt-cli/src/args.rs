@@ -1,9 +1,13 @@
 //! What can be typed. The doc comments are the help texts.
 
+mod bits;
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use smelt_core::units::parse_bytes;
+
+pub(crate) use bits::{BitsArgs, MethodArg};
 
 /// Help headings.
 const FORMAT: &str = "How weights are stored";
@@ -23,7 +27,7 @@ pub(crate) enum Command {
     /// Write a quantized model
     #[command(after_help = "Example: smelt quantize Qwen3-30B-A3B --bits 4 --override 'lm_head=6'")]
     Quantize(QuantizeArgs),
-    /// Show what `quantize` would write, without reading a weight
+    /// Show what `quantize` would write; only a target of size or bits reads weights
     Plan(PlanArgs),
     /// Say what a checkpoint is, and what would be in the way
     Inspect(InspectArgs),
@@ -32,6 +36,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Compare two models or checkpoints tensor by tensor
     Diff(DiffArgs),
+    /// Draw the report of a finished model as a page
+    Report(ReportArgs),
     /// Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a weight
     Discover(DiscoverArgs),
     /// List the model families that smelt knows
@@ -48,7 +54,7 @@ impl Command {
             Self::Verify(args) => args.json,
             Self::Diff(args) => args.json,
             Self::Families(args) => args.wants_json(),
-            Self::Discover(_) => false,
+            Self::Discover(_) | Self::Report(_) => false,
         }
     }
 }
@@ -62,17 +68,17 @@ pub(crate) struct PlanArgs {
 
     /// Bits of a weight: 2, 3, 4, 5, 6 or 8. Four is the usual choice; below, large models suffer
     /// least [default: 4, or what the mode has]
-    #[arg(help_heading = FORMAT, long, value_name = "N")]
+    #[arg(help_heading = FORMAT, long, value_name = "N", conflicts_with = "budget")]
     pub(crate) bits: Option<u8>,
 
     /// Weights that share a scale: 32, 64 or 128. Smaller is more exact, larger and slower
     /// [default: 64, or what the mode has]
-    #[arg(help_heading = FORMAT, long, value_name = "N")]
+    #[arg(help_heading = FORMAT, long, value_name = "N", conflicts_with = "target-of-bits")]
     pub(crate) group_size: Option<usize>,
 
     /// How codes become weights: `affine` fits most; the others store what newer hardware
     /// multiplies directly; `none` converts names and layout only
-    #[arg(help_heading = FORMAT, long, value_enum, default_value = "affine")]
+    #[arg(help_heading = FORMAT, long, value_enum, default_value = "affine", conflicts_with = "budget")]
     pub(crate) mode: ModeArg,
 
     /// Whose ties are followed: `gpu` gives the bits that a Mac writes, `cpu` those that MLX
@@ -93,6 +99,9 @@ pub(crate) struct PlanArgs {
     /// and M2
     #[arg(help_heading = FORMAT, long, value_enum, default_value = "keep")]
     pub(crate) dtype: DtypeArg,
+
+    #[command(flatten)]
+    pub(crate) bits_of: BitsArgs,
 
     /// Use this family file instead of the ones inside smelt, for an architecture of your own
     #[arg(help_heading = LAYOUT, long, value_name = "FILE")]
@@ -278,6 +287,16 @@ pub(crate) struct ResourceArgs {
     /// Threads; the result does not depend on it [default: one for each core]
     #[arg(help_heading = RESOURCES, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReportArgs {
+    /// Directory that `quantize` wrote
+    pub(crate) model: PathBuf,
+
+    /// File to write, `-` for standard output [default: smelt-report.html in the directory]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -51,6 +51,7 @@ fn dispatch(command: &Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Inspect(args) => commands::inspect::run(args, printer),
         Command::Verify(args) => commands::verify::run(args, printer),
         Command::Diff(args) => commands::diff::run(args, printer),
+        Command::Report(args) => commands::report::run(args),
         Command::Discover(args) => commands::discover::run(args),
         Command::Families(args) => commands::families::run(args, printer),
     }

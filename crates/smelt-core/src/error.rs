@@ -514,6 +514,10 @@ pub enum Error {
         needed: u64,
     },
 
+    /// A wish about bits that can't be met.
+    #[error(transparent)]
+    Bits(#[from] crate::plan::allocate::BitsError),
+
     // ---- pipeline ----
     /// An output directory with something in it.
     #[error("the output directory `{path}` is not empty; remove it or choose another with `-o`")]
@@ -604,6 +608,24 @@ pub enum Error {
     /// The user stopped the run.
     #[error("stopped before the end")]
     Interrupted,
+
+    // ---- report ----
+    /// A folder without a report.
+    #[error("there is no report in `{path}`; name a folder that `smelt quantize` wrote")]
+    NoReport {
+        /// The folder.
+        path: PathBuf,
+        /// Why the file can't be read.
+        source: io::Error,
+    },
+    /// A report that is none.
+    #[error("`{path}` is no report of smelt")]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
 }
 
 /// Differences between two runs; shown up to a dozen.

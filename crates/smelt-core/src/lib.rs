@@ -5,7 +5,8 @@
 //! [`layout`] says how the tensors of a checkpoint become the parameters of a library's model, as
 //! expressions that are pulled region by region. [`plan`] decides every byte of the output from
 //! headers alone, and refuses what can't be done. [`pipeline`] carries a plan out in bounded memory.
-//! Above them [`verify`] says whether a finished model is what it should be.
+//! Above them [`verify`] says whether a finished model is what it should be,
+//! and [`report`] says what was done.
 //!
 //! No network and no terminal in here, and no `unsafe`.
 #![forbid(unsafe_code)]
@@ -15,6 +16,7 @@ mod error;
 pub mod layout;
 pub mod pipeline;
 pub mod plan;
+pub mod report;
 pub mod source;
 pub mod units;
 pub mod verify;

@@ -218,6 +218,7 @@ impl<'a> Facts<'a> {
     fn output(&self, name: &str, node: NodeId) -> Output {
         let module = name.strip_suffix(".weight").and_then(|path| self.modules.get(path)).copied();
         Output {
+            format_group: None,
             name: name.to_owned(),
             node,
             role: Role::of_name(name, module.is_some()),

@@ -6,8 +6,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use smelt_kernels::{Format, Packed, all_finite, quantize};
+use smelt_kernels::{Format, all_finite};
 
+use super::encode::{Encoder, Place};
 use super::event::{Event, Observer};
 use super::shard::{OpenTask, Shards};
 use crate::checkpoint::Checkpoint;
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::layout::pool::Pool;
 use crate::layout::pull::Puller;
 use crate::plan::blocks::{Block, Cut};
-use crate::plan::{Plan, Task, cut};
+use crate::plan::{Importance, Plan, Task, cut};
 
 /// Hands out blocks, in the order in which they lie in the files.
 #[derive(Debug)]
@@ -67,6 +68,7 @@ impl<'a> Queue<'a> {
 pub(super) struct Shared<'a> {
     pub(super) plan: &'a Plan,
     pub(super) checkpoint: &'a Checkpoint,
+    pub(super) importance: Option<&'a Importance>,
     pub(super) shards: &'a Shards<'a>,
     pub(super) queue: &'a Queue<'a>,
     pub(super) observer: &'a dyn Observer,
@@ -128,20 +130,20 @@ impl Worker<'_> {
 
     fn quantize(&mut self, open: &OpenTask, block: &Block, format: Format) -> Result<()> {
         let task = &self.shared.plan.tasks[open.index];
-        let dtype = task.dtype.float().expect("the plan quantizes floats only");
-        let group = format.group_size() as u64;
+        let importance = self.shared.importance.and_then(|all| all.of(task.module()));
+        let encoder = Encoder::new(self.shared.plan, task, format, importance);
+        let (group, sizes) = (format.group_size() as u64, encoder.group());
         let (before, groups) = (block.offset / group, (block.len / group) as usize);
-        let (code_bytes, scale_bytes) = (format.code_bytes(), format.scale_bytes(dtype));
-        let bias_bytes = if format.has_biases() { scale_bytes } else { 0 };
         let mut stored = std::mem::take(&mut self.stored);
-        resize(&mut stored, groups * (code_bytes + scale_bytes + bias_bytes));
-        let (codes, rest) = stored.split_at_mut(groups * code_bytes);
-        let (scales, biases) = rest.split_at_mut(groups * scale_bytes);
-        let out = Packed { codes: &mut *codes, scales: &mut *scales, biases: &mut *biases };
-        quantize(format, self.shared.plan.rounding.into(), dtype, &self.block, out);
-        let parts = [(&*codes, code_bytes), (&*scales, scale_bytes), (&*biases, bias_bytes)];
-        for (part, (bytes, each)) in parts.into_iter().enumerate().take(task.parts.len()) {
-            self.shared.shards.write(open, part, before * each as u64, bytes)?;
+        resize(&mut stored, groups * sizes.all());
+        encoder.encode(Place { offset: block.offset, len: block.len }, &self.block, &mut stored);
+        let mut rest = &stored[..];
+        for (part, each) in [sizes.codes, sizes.scales, sizes.biases].into_iter().enumerate() {
+            let (bytes, later) = rest.split_at(groups * each);
+            if part < task.parts.len() {
+                self.shared.shards.write(open, part, before * each as u64, bytes)?;
+            }
+            rest = later;
         }
         self.stored = stored;
         Ok(())

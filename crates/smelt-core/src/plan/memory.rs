@@ -75,7 +75,7 @@ impl Plan {
     }
 
     /// Bytes that the run takes besides its blocks.
-    fn overhead(&self) -> u64 {
+    pub(crate) fn overhead(&self) -> u64 {
         let entries = self.graph.len() + self.tasks.len() * 3 + self.source_tensors.len() * 2;
         RESERVE + entries as u64 * PER_ENTRY
     }

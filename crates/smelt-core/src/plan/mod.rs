@@ -4,25 +4,37 @@
 //! data: it serialises, its tasks do not depend on one another, and any subset of them gives the
 //! same bytes anywhere. Everything that can be refused is refused while it is made.
 
+pub mod allocate;
 pub mod blocks;
 mod choose;
 mod config;
+mod importance;
+pub mod measures;
 mod memory;
+mod method;
 mod note;
 pub mod options;
+mod recipe;
 mod shards;
 mod spec;
 mod totals;
+mod widths;
 
 use serde::{Deserialize, Serialize};
 
 pub use choose::Choice;
+pub use importance::{Channels, Importance};
 pub use memory::{Memory, Schedule, cut};
+pub use method::Method;
 pub use note::Note;
 pub use options::{Options, Override};
+pub use recipe::Recipe;
 pub use shards::{OutputShard, index_json, shard_header};
 pub use spec::{RoundingSpec, Spec};
 pub use totals::{RoleTotals, Totals};
+pub use widths::Widths;
+
+use allocate::Allocation;
 
 use crate::checkpoint::{Checkpoint, DType, TensorId};
 use crate::error::{Error, Result};
@@ -51,12 +63,17 @@ pub struct Plan {
     pub source_shards: Vec<FileEntry>,
     /// The expressions that the tasks pull.
     pub graph: Graph,
+    /// How codes are found.
+    pub method: Method,
     /// Which backend's ties are followed.
     pub rounding: RoundingSpec,
     /// Whether NaN and infinity are let through.
     pub allow_nonfinite: bool,
-    /// The format that the run asks for, `None` to leave all as it is.
+    /// The format that the run asks for, or that most modules have where each has its own; `None` to
+    /// leave all as it is.
     pub format: Option<Spec>,
+    /// What the allocation came to that chose the modules' formats, if one did.
+    pub allocation: Option<Allocation>,
     /// The tensors to write, in the order in which they lie in the files.
     pub tasks: Vec<Task>,
     /// The files to write.
@@ -183,7 +200,7 @@ fn target_of<'a>(checkpoint: &Checkpoint, family: &'a Family, asked: Option<&'a 
 }
 
 /// A layout with what the plan says of where it comes from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Origin {
     /// The family's name, or the library that was asked.
     pub name: String,
@@ -236,6 +253,8 @@ impl Plan {
         let mut notes = note::left_out(checkpoint);
         let mut tasks = choose::tasks(&mut layout, options, &mut notes)?;
         let shards = shards::place(&mut tasks, options.shard_bytes);
+        let chosen = if options.widths.is_empty() { None } else { widths::commonest(&tasks) };
+        let format = chosen.or(options.format);
         Ok(Self {
             version: VERSION,
             smelt: env!("CARGO_PKG_VERSION").to_owned(),
@@ -243,10 +262,12 @@ impl Plan {
             source: checkpoint.source().location().to_owned(),
             source_tensors: source_tensors(checkpoint),
             source_shards: source_shards(checkpoint),
+            method: options.method,
             rounding: options.rounding.into(),
             allow_nonfinite: options.allow_nonfinite,
-            format: options.format.map(Spec::from),
-            config: config::edited(checkpoint.config(), &layout.config, options.format, &tasks),
+            format: format.map(Spec::from),
+            allocation: None,
+            config: config::edited(checkpoint.config(), &layout.config, format, &tasks),
             side_files: checkpoint.side_files().to_vec(),
             totals: Totals::of(&tasks, &shards, checkpoint, active_share),
             dropped: layout.dropped,

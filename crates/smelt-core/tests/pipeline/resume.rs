@@ -43,7 +43,8 @@ impl Watch {
 
     fn run(&self, plan: &Plan, checkpoint: &Checkpoint, output: &Path) -> Result<Outcome> {
         let schedule = Schedule { workers: 2, ..plan.schedule(PLENTY).unwrap() };
-        Run { plan, checkpoint, output, schedule, observer: self, stop: &self.stop }.execute()
+        Run { plan, checkpoint, output, schedule, importance: None, observer: self, stop: &self.stop }
+            .execute()
     }
 
     fn find<T>(&self, wanted: impl FnMut(&Event) -> Option<T>) -> Option<T> {
@@ -53,7 +54,7 @@ impl Watch {
 
 fn again(plan: &Plan, checkpoint: &Checkpoint, output: &Path) -> Result<Outcome> {
     let (schedule, stop) = (plan.schedule(PLENTY)?, AtomicBool::new(false));
-    Run { plan, checkpoint, output, schedule, observer: &Silent, stop: &stop }.execute()
+    Run { plan, checkpoint, output, schedule, importance: None, observer: &Silent, stop: &stop }.execute()
 }
 
 fn bits(bits: u8) -> Options {
@@ -231,7 +232,7 @@ impl Observer for Meddler<'_> {
 fn meddled(plan: &Plan, checkpoint: &Checkpoint, output: &Path, act: &(dyn Fn() + Sync)) -> Result<Outcome> {
     let (schedule, stop) = (plan.schedule(PLENTY).unwrap(), AtomicBool::new(false));
     let observer = &Meddler { act, done: AtomicBool::new(false) };
-    Run { plan, checkpoint, output, schedule, observer, stop: &stop }.execute()
+    Run { plan, checkpoint, output, schedule, importance: None, observer, stop: &stop }.execute()
 }
 
 type Meddling = fn(&Path);
@@ -516,7 +517,8 @@ fn two_runs_at_once_are_refused() {
         let (plan, checkpoint) = (&plan, &checkpoint);
         let first = scope.spawn(move || {
             let (schedule, stop) = (plan.schedule(PLENTY).unwrap(), AtomicBool::new(false));
-            Run { plan, checkpoint, output, schedule, observer: &waiting, stop: &stop }.execute()
+            Run { plan, checkpoint, output, schedule, importance: None, observer: &waiting, stop: &stop }
+                .execute()
         });
         has_begun.recv().unwrap();
         let error = again(plan, checkpoint, output).unwrap_err();

@@ -141,7 +141,8 @@ impl<'a> Expansion<'a> {
                 return Err(Problem::Shape { output: name, found: found.to_vec(), expected });
             }
         }
-        Ok(Output { name, node, role: rule.role, module: rule.module, cast: rule.cast })
+        let format_group = rule.format_group.clone();
+        Ok(Output { name, node, role: rule.role, module: rule.module, cast: rule.cast, format_group })
     }
 
     /// Accounts for every tensor of the checkpoint, and works out what the config has to say.

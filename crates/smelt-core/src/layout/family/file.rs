@@ -71,6 +71,8 @@ pub struct TensorRule {
     pub module: Option<Module>,
     /// Whether `--dtype` applies to it.
     pub cast: bool,
+    /// With which of its neighbours it shares a format.
+    pub format_group: Option<String>,
 }
 
 /// Tensors of the checkpoint that the model does not have.
@@ -171,6 +173,7 @@ struct TensorToml {
     bits: Option<u8>,
     group_size: Option<usize>,
     cast: Option<bool>,
+    format_group: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -242,6 +245,7 @@ fn parse_tensor(
         role: rule.role,
         module: module(key, rule)?,
         cast: rule.cast.unwrap_or(true),
+        format_group: rule.format_group.clone(),
         name,
     })
 }

@@ -1,0 +1,185 @@
+//! The model card: README.md with the front matter that model pages read.
+//!
+//! What is said of the source (its licence, its languages) is taken over from the source's own card
+//! as text, line by line: the keys that are wanted are few and a model's licence must not change by
+//! passing through a parser and a printer.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::{Report, TensorReport};
+use crate::layout::Role;
+use crate::units::bytes;
+
+/// The name of the card.
+pub const CARD: &str = "README.md";
+
+/// What the source's own card is called beside it.
+pub const SOURCE_CARD: &str = "README.source.md";
+
+/// Keys of the source's front matter that hold for the result too.
+const KEPT: [&str; 6] =
+    ["license", "license_name", "license_link", "language", "extra_gated_prompt", "extra_gated_fields"];
+
+/// Notes that a card holds; the report has all.
+const NOTES: usize = 12;
+
+/// Where a model comes from and what will run it.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The source's card, if it has one.
+    pub card: Option<&'a str>,
+    /// Its name among models, `owner/name` where that is known.
+    pub base_model: &'a str,
+    /// Whether the result sees or hears, and so needs mlx-vlm.
+    pub multimodal: bool,
+}
+
+/// The text of the card.
+pub fn text(report: &Report, origin: Origin<'_>) -> String {
+    let mut text = front_matter(report, origin);
+    let name = origin.base_model.rsplit('/').next().unwrap_or(origin.base_model);
+    let _ = write!(text, "\n# {name}, {}\n\n", in_words(report));
+    text.push_str(&summary(report, origin));
+    text.push_str(&how_to_run(origin.multimodal));
+    text.push_str("\n## How it is stored\n\n");
+    text.push_str(&widths(report));
+    text.push_str(&made_with(report));
+    text
+}
+
+fn front_matter(report: &Report, origin: Origin<'_>) -> String {
+    let mut text = String::from("---\n");
+    for line in origin.card.map(kept).unwrap_or_default() {
+        let _ = writeln!(text, "{line}");
+    }
+    let task = if origin.multimodal { "image-text-to-text" } else { "text-generation" };
+    let _ = writeln!(text, "base_model: {}", origin.base_model);
+    if report.format.is_some() {
+        text.push_str("base_model_relation: quantized\n");
+    }
+    let _ = writeln!(text, "library_name: mlx\npipeline_tag: {task}\ntags:\n- mlx");
+    if let Some(spec) = &report.format {
+        let _ = writeln!(text, "- {}-bit", spec.0.bits());
+    }
+    text.push_str("---\n");
+    text
+}
+
+/// The wanted lines of a front matter: each key with what is indented or listed below it.
+fn kept(card: &str) -> Vec<&str> {
+    let mut lines = card.lines();
+    if lines.next().map(str::trim_end) != Some("---") {
+        return Vec::new();
+    }
+    let mut wanted = false;
+    let mut found = Vec::new();
+    for line in lines.take_while(|line| line.trim_end() != "---") {
+        if !line.starts_with([' ', '-', '#']) && !line.trim().is_empty() {
+            wanted = line.split_once(':').is_some_and(|(key, _)| KEPT.contains(&key.trim()));
+        }
+        if wanted {
+            found.push(line);
+        }
+    }
+    found
+}
+
+/// `4-bit MLX`, by the weights' usual format.
+fn in_words(report: &Report) -> String {
+    match &report.format {
+        Some(spec) => format!("{}-bit for MLX", spec.0.bits()),
+        None => "for MLX".to_owned(),
+    }
+}
+
+fn summary(report: &Report, origin: Origin<'_>) -> String {
+    let totals = &report.totals;
+    let base = origin.base_model;
+    // A name without an owner is no page that could be linked to.
+    let base =
+        if base.contains('/') { format!("[{base}](https://huggingface.co/{base})") } else { base.to_owned() };
+    format!(
+        "{base}, converted by smelt {version}: {bits:.2} bits per weight, {size} of weights.\n",
+        version = report.smelt,
+        bits = totals.bits_per_weight,
+        size = bytes(totals.tensor_bytes),
+    )
+}
+
+fn how_to_run(multimodal: bool) -> String {
+    let library = if multimodal { "mlx-vlm" } else { "mlx-lm" };
+    let command = if multimodal {
+        "mlx_vlm.generate --model PATH --image picture.jpg --prompt \"What is this?\""
+    } else {
+        "mlx_lm.generate --model PATH --prompt \"Hello\""
+    };
+    format!(
+        "\n## How to run it\n\n```bash\npip install {library}\n{command}\n```\n\nLM Studio and oMLX load the \
+         folder as it is.\n"
+    )
+}
+
+/// A table of what each kind of weight takes.
+fn widths(report: &Report) -> String {
+    let mut text = String::from("| part | stored as | size | relative error |\n|---|---|---|---|\n");
+    let mut roles: BTreeMap<Role, Vec<&TensorReport>> = BTreeMap::new();
+    for tensor in &report.tensors {
+        roles.entry(tensor.role).or_default().push(tensor);
+    }
+    for (role, tensors) in roles {
+        let size = tensors.iter().map(|tensor| tensor.bytes).sum();
+        let _ = writeln!(text, "| {role} | {} | {} | {} |", formats(&tensors), bytes(size), error(&tensors));
+    }
+    text
+}
+
+/// The formats of some tensors with how many have each, in the order of their names.
+fn formats(tensors: &[&TensorReport]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for tensor in tensors {
+        *counts.entry(&tensor.stored).or_default() += 1;
+    }
+    match counts.len() {
+        1 => tensors[0].stored.clone(),
+        _ => counts.iter().map(|(name, count)| format!("{count} × {name}")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The mean relative error of those that are quantized.
+fn error(tensors: &[&TensorReport]) -> String {
+    let errors: Vec<f64> =
+        tensors.iter().filter_map(|tensor| tensor.error.map(|error| error.relative_rmse)).collect();
+    if errors.is_empty() {
+        return String::new();
+    }
+    format!("{:.2} %", 100.0 * errors.iter().sum::<f64>() / errors.len() as f64)
+}
+
+fn made_with(report: &Report) -> String {
+    let mut text = format!("\n## How it was made\n\n```bash\n{}\n```\n", report.command.join(" "));
+    if !report.notes.is_empty() {
+        text.push_str("\nWhat is worth knowing:\n\n");
+        for note in report.notes.iter().take(NOTES) {
+            let _ = writeln!(text, "- {note}");
+        }
+        if let Some(more) = report.notes.len().checked_sub(NOTES).filter(|&more| more > 0) {
+            let _ = writeln!(text, "- and {more} more, in smelt-report.json");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kept;
+
+    #[test]
+    fn what_holds_for_the_result_is_taken_over_as_it_is() {
+        let card = "---\nlicense: other\nlicense_name: some\ntags:\n- chat\nlanguage:\n- en\n- de\n\
+                    base_model: a/b\n---\nlicense: not this\n";
+        assert_eq!(kept(card), ["license: other", "license_name: some", "language:", "- en", "- de"]);
+        assert!(kept("# A card without front matter\nlicense: x\n").is_empty());
+        assert!(kept("").is_empty());
+    }
+}

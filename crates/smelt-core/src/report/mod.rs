@@ -1,0 +1,152 @@
+//! What was done, for whoever uses the result or publishes it.
+//!
+//! The report is the plan once more, in fewer words, with what only the run knows: how far each
+//! weight is from its source, how long it took and what it needed. [`card`] says it to the readers of
+//! a model page, [`html`] shows it.
+
+pub mod card;
+pub mod html;
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::layout::{Dropped, Role};
+use crate::plan::{Plan, Spec, Task, Totals};
+
+/// The file that a run leaves beside the model.
+pub const REPORT: &str = "smelt-report.json";
+
+/// The version of the report's JSON.
+pub const VERSION: u32 = 1;
+
+/// A run and its result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of this format.
+    pub version: u32,
+    /// Version of smelt.
+    pub smelt: String,
+    /// The name of the model that was converted.
+    pub model: String,
+    /// The arguments that decided about the result.
+    pub command: Vec<String>,
+    /// The family, or the library that was asked.
+    pub family: String,
+    /// The format of most weights; `None` if nothing was quantized.
+    pub format: Option<Spec>,
+    /// What the run took.
+    pub run: Facts,
+    /// Sums.
+    pub totals: Totals,
+    /// Every parameter, in the order in which they are stored.
+    pub tensors: Vec<TensorReport>,
+    /// What is done differently from what was asked, or worth knowing, in words.
+    pub notes: Vec<String>,
+    /// The tensors of the source that are left out, and why.
+    pub dropped: Vec<Dropped>,
+    /// Sizes that other targets would have had with their predicted losses, smallest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frontier: Vec<Point>,
+}
+
+/// What only the run knows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Seconds from the first byte to the last.
+    pub seconds: f64,
+    /// The most memory that the process held, in bytes, where the system tells.
+    pub peak_memory: Option<u64>,
+    /// Whether it went on where an earlier run was stopped.
+    pub resumed: bool,
+}
+
+/// A parameter of the result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TensorReport {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Its shape before quantization.
+    pub shape: Vec<u64>,
+    /// How it is stored: `4-bit g64`, `mxfp4`, or its dtype.
+    pub stored: String,
+    /// Bits of a code, or of an element that is not quantized.
+    pub bits: u8,
+    /// Bytes in the result, scales and biases included.
+    pub bytes: u64,
+    /// How far it is from the source; `None` if it is not quantized or was not measured.
+    pub error: Option<TensorError>,
+}
+
+/// How far a stored weight is from its source.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TensorError {
+    /// Root of the mean squared error over the root of the mean square of the weight.
+    pub relative_rmse: f64,
+    /// The largest difference of an element.
+    pub largest: f64,
+}
+
+/// A point of the frontier of size against loss.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// The predicted loss.
+    pub loss: f64,
+}
+
+impl Report {
+    /// The report of a plan that was carried out. `errors` has an entry for each task.
+    pub fn new(plan: &Plan, model: &str, command: Vec<String>, errors: &[Option<TensorError>]) -> Self {
+        let errors = errors.iter().copied().chain(std::iter::repeat(None));
+        Self {
+            version: VERSION,
+            smelt: plan.smelt.clone(),
+            model: model.to_owned(),
+            command,
+            family: plan.family.clone(),
+            format: plan.format.clone(),
+            run: Facts::default(),
+            totals: plan.totals.clone(),
+            tensors: plan.tasks.iter().zip(errors).map(|(task, error)| tensor(task, error)).collect(),
+            notes: plan.notes.iter().map(ToString::to_string).collect(),
+            dropped: plan.dropped.clone(),
+            frontier: Vec::new(),
+        }
+    }
+
+    /// Reads the report of a finished model.
+    ///
+    /// # Errors
+    /// [`Error::NoReport`] if there is none, [`Error::Report`] if it can't be understood.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(REPORT);
+        let bytes = fs::read(&path).map_err(|source| Error::NoReport { path: folder.to_owned(), source })?;
+        serde_json::from_slice(&bytes).map_err(|source| Error::Report { path, source })
+    }
+
+    /// The text of the file.
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("a report has string keys only");
+        text.push('\n');
+        text
+    }
+}
+
+fn tensor(task: &Task, error: Option<TensorError>) -> TensorReport {
+    let stored = task.format.as_ref();
+    TensorReport {
+        name: task.name.clone(),
+        role: task.role,
+        shape: task.shape.clone(),
+        stored: stored.map_or_else(|| task.dtype.name().to_lowercase(), |spec| spec.0.to_string()),
+        bits: stored.map_or(task.dtype.bits() as u8, |spec| spec.0.bits()),
+        bytes: task.bytes(),
+        error,
+    }
+}
