@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use smelt_core::layout::Role;
+use smelt_core::plan::allocate::Allocation;
 use smelt_core::plan::{Note, Plan, Schedule};
 use smelt_core::units::bytes;
 
@@ -131,10 +132,14 @@ fn facts(plan: &Plan, schedule: Schedule, free: Option<u64>) -> String {
     let totals = &plan.totals;
     let mut rows = vec![
         fact("bits per weight", format!("{:.3}", totals.bits_per_weight)),
+        fact("codes", format!("by {}", plan.method)),
         fact("files", files(plan)),
         fact("left out", left_out(plan)),
         fact("peak memory", format!("at most {}", bytes(plan.peak_memory(schedule)))),
     ];
+    if let Some(allocation) = &plan.allocation {
+        rows.insert(1, fact("target", target(allocation)));
+    }
     let needed = bytes(totals.disk_bytes());
     rows.push(fact(
         "disk",
@@ -145,6 +150,13 @@ fn facts(plan: &Plan, schedule: Schedule, free: Option<u64>) -> String {
         rows.push(fact("largest unquantized", large.join(", ")));
     }
     table(&rows)
+}
+
+/// What was asked for, and how near to the best the choice is.
+fn target(allocation: &Allocation) -> String {
+    let Allocation { asked, loss, bound, .. } = allocation;
+    let above = if *loss > 0.0 { 100.0 * (loss - bound) / loss } else { 0.0 };
+    format!("{asked}: predicted loss {loss:.4}, at most {above:.1} % above the least")
 }
 
 fn fact(name: &str, value: String) -> Vec<String> {

@@ -549,6 +549,10 @@ pub enum Error {
         needed: u64,
     },
 
+    /// A wish about bits that can't be met.
+    #[error(transparent)]
+    Bits(#[from] crate::plan::allocate::BitsError),
+
     // ---- pipeline ----
     /// An output directory with something in it.
     #[error("the output directory `{path}` is not empty; remove it or choose another with `-o`")]

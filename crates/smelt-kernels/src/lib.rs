@@ -133,8 +133,7 @@ pub fn quantize(format: Format, rounding: Rounding, dtype: Float, input: &[u8], 
 /// groups that are not finite are stored as [`quantize`] stores them.
 ///
 /// `importance` has one weight for each column of a row, not negative: the mean square of the column's
-/// input, up to a factor. The input is whole rows then. `ω` is `h sqrt(σ² + w²)` with an importance `h`,
-/// where `σ²` is the mean of `w²` in the group; without one, `σ + |w|` at 2 bits and 1 from 3 bits up.
+/// input, up to a factor. The input is whole rows then. `ω` is that weight, or 1 without an importance.
 /// A column of no importance has its codes left to chance: give it a little.
 ///
 /// # Panics

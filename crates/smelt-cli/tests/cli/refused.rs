@@ -174,3 +174,39 @@ fn an_error_is_an_event_as_well() {
     assert_eq!(event["data"]["message"], "cannot open the directory `model`");
     assert_eq!(event["data"]["causes"].as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn wishes_about_bits_that_can_not_be_met() {
+    let place = Place::with("llama", |_| {});
+    let refusal = |args: &str| place.refusal(&format!("quantize model -o out {args}"));
+    let unreachable = refusal("--target-bpw 1.5");
+    assert!(
+        unreachable.contains("1.5 bits per weight can't be reached: this model takes from 2."),
+        "{unreachable}"
+    );
+    let unreachable = refusal("--target-size 12");
+    assert!(unreachable.contains("a size of 12 B (12 bytes) can't be reached"), "{unreachable}");
+    assert!(refusal("--fit 64MiB").contains("shorten it with `--context`"));
+    assert!(refusal("--level oq4e").contains("`oq4` does without"));
+    assert!(refusal("--level oq7").contains("oq2.5, oq2.7"));
+    assert!(refusal("--target-bpw 4 --formats 7/64").contains("2, 3, 4, 5, 6 or 8 bits"));
+    assert!(refusal("--target-bpw x").contains("a number of bits"));
+    assert!(refusal("--method rtn --effort best").contains("`--effort` is for `--method search`"));
+    place.write("map.json", b"{\"a\": 1}");
+    assert!(refusal("--target-bpw 4 --sensitivity-map map.json").contains("scores by layer number"));
+    place.write("model.measures.json", b"not ours");
+    assert!(refusal("--target-bpw 4").contains("cannot read the measurements"));
+    for args in [
+        "--target-bpw 4 --bits 4",
+        "--target-bpw 4 --target-size 1G",
+        "--level oq4 --recipe mixed_4_6",
+        "--recipe mixed_4_6 --mode mxfp4",
+        "--fit 64GiB --group-size 64",
+        "--formats 4/64",
+        "--context 4096",
+        "--measures x.json",
+    ] {
+        let refused = refusal(args);
+        assert!(refused.contains("cannot be used with") || refused.contains("required"), "{args}: {refused}");
+    }
+}

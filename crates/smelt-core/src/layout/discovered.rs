@@ -240,6 +240,7 @@ impl<'a> Facts<'a> {
     fn output(&self, name: &str, node: NodeId) -> Output {
         let module = name.strip_suffix(".weight").and_then(|path| self.modules.get(path)).copied();
         Output {
+            format_group: None,
             name: name.to_owned(),
             node,
             role: Role::of_name(name, module.is_some()),
@@ -404,7 +405,7 @@ impl Maker<'_> {
 }
 
 /// The shape to which two shapes broadcast, aligned at the last axis.
-fn joint_shape(a: &[u64], b: &[u64]) -> Vec<u64> {
+pub(super) fn joint_shape(a: &[u64], b: &[u64]) -> Vec<u64> {
     let rank = a.len().max(b.len());
     let size = |shape: &[u64], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |at| shape[at]);
     (0..rank).map(|axis| size(a, axis).max(size(b, axis))).collect()

@@ -29,7 +29,7 @@ pub use role::Role;
 use family::{TensorError, ValueError};
 
 /// Every parameter of a target model, made of the tensors of one checkpoint.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Layout {
     /// The expressions.
     pub graph: Graph,
@@ -54,6 +54,9 @@ pub struct Output {
     pub module: Option<Module>,
     /// Whether a change of dtype applies to it.
     pub cast: bool,
+    /// Modules of one parent and one such group share a format: a runtime fuses them, or derives one
+    /// from another.
+    pub format_group: Option<String>,
 }
 
 /// A module that can be quantized.

@@ -1,10 +1,10 @@
 //! Which format each parameter gets.
 //!
 //! In order of strength: an override of the user, the format of the towers (what sees or hears stays
-//! as it is unless asked), the family's own format for the module (a router at 8 bits, as the
-//! library's `quant_predicate` says), the format of the run.
+//! as it is unless asked), what an allocation or a recipe chose for the module alone, the family's own
+//! format for it (a router at 8 bits, as the library's `quant_predicate` says), the format of the run.
 
-use smelt_kernels::Format;
+use smelt_kernels::{Float, Format};
 
 use super::transcode::{Moved, Not, Transcode, moved};
 use super::{Note, Options, Part, Spec, Task};
@@ -61,14 +61,15 @@ pub(super) fn tasks(
 }
 
 fn choose(output: &Output, module: Module, options: &Options, hits: &mut [bool]) -> Choice {
-    let path = output.name.strip_suffix(".weight").unwrap_or(&output.name);
+    let path = path(output);
     let mut choice = match options.format {
         None => Choice::Keep,
         Some(_) if output.role.is_tower() => options.towers.map_or(Choice::Keep, Choice::Quantize),
-        Some(format) => match module.own {
-            Own::Run => Choice::Quantize(format),
-            Own::Format(own) => Choice::Quantize(own),
-            Own::Keep => Choice::Keep,
+        Some(format) => match (options.widths.get(path), module.own) {
+            (Some(width), _) => Choice::Quantize(width),
+            (None, Own::Run) => Choice::Quantize(format),
+            (None, Own::Format(own)) => Choice::Quantize(own),
+            (None, Own::Keep) => Choice::Keep,
         },
     };
     for (rule, hit) in options.overrides.iter().zip(hits) {
@@ -78,6 +79,25 @@ fn choose(output: &Output, module: Module, options: &Options, hits: &mut [bool])
         }
     }
     choice
+}
+
+/// Whether nothing but the format of the run decides about a parameter, so that an allocation may.
+pub(super) fn is_free(output: &Output, options: &Options) -> bool {
+    let free = output.module.is_some_and(|module| module.own == Own::Run) && !output.role.is_tower();
+    let overridden = || options.overrides.iter().any(|rule| rule.pattern.is_match(path(output)));
+    options.format.is_some() && free && !overridden()
+}
+
+/// Bytes of a weight of this shape in a format: codes, scales and biases.
+pub(super) fn stored_bytes(shape: &[u64], dtype: Float, format: Format) -> u64 {
+    let groups = shape.iter().product::<u64>() / format.group_size() as u64;
+    let scales = format.scale_bytes(dtype) * if format.has_biases() { 2 } else { 1 };
+    groups * (format.code_bytes() + scales) as u64
+}
+
+/// The path of a parameter's module.
+fn path(output: &Output) -> &str {
+    output.name.strip_suffix(".weight").unwrap_or(&output.name)
 }
 
 /// The format in which the bits of a parameter are moved, if they are.

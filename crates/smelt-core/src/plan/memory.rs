@@ -39,6 +39,9 @@ const LARGEST_BLOCK: u64 = 4 << 20;
 /// Blocks of a task that are asked one by one what they cost.
 const MOST_ASKED: u64 = 256;
 
+/// What it takes to weigh the columns of a matrix by a look at some of its rows.
+pub(crate) const LOOK: u64 = 768 << 10;
+
 /// Workers beyond the threads that compute, so that some wait for the disk meanwhile.
 const WAITING: usize = 1;
 
@@ -77,7 +80,7 @@ impl Plan {
     }
 
     /// Bytes that the run takes besides its blocks.
-    fn overhead(&self) -> u64 {
+    pub(crate) fn overhead(&self) -> u64 {
         let entries = self.graph.len() + self.tasks.len() * 3 + self.source_tensors.len() * 2;
         let entries = entries + self.logical_tensors.len() * 4;
         RESERVE + entries as u64 * PER_ENTRY
@@ -137,9 +140,10 @@ fn block_bytes(graph: &Graph, task: &Task, block: &Block) -> u64 {
     held_bytes(task, block.len) + cost::scratch(graph, task.node, &block.region)
 }
 
-/// Bytes of a block as pulled and as stored.
+/// Bytes of a block as pulled and as stored, and of what is found out for it.
 fn held_bytes(task: &Task, elements: u64) -> u64 {
-    elements * task.dtype.bits() / 8 + stored_bytes(task, elements)
+    let look = if task.format.is_some() { LOOK } else { 0 };
+    elements * task.dtype.bits() / 8 + stored_bytes(task, elements) + look
 }
 
 /// Bytes of codes, scales and biases; nothing for a block that is written as it is.

@@ -4,27 +4,40 @@
 //! data: it serialises, its tasks do not depend on one another, and any subset of them gives the
 //! same bytes anywhere. Everything that can be refused is refused while it is made.
 
+pub mod allocate;
 pub mod blocks;
 mod choose;
 mod config;
+mod importance;
+pub mod measures;
 mod memory;
+mod method;
 mod note;
 pub mod options;
+mod recipe;
 mod shards;
 mod spec;
 mod totals;
 mod transcode;
+mod widths;
 
 use serde::{Deserialize, Serialize};
 
 pub use choose::Choice;
+pub use importance::{Channels, Importance};
+pub(crate) use memory::LOOK;
 pub use memory::{Memory, Schedule, cut};
+pub use method::Method;
 pub use note::Note;
 pub use options::{Options, Override};
+pub use recipe::Recipe;
 pub use shards::{OutputShard, index_json, shard_header};
 pub use spec::{RoundingSpec, Spec};
 pub use totals::{RoleTotals, Totals};
 pub use transcode::{Moved, Transcode};
+pub use widths::Widths;
+
+use allocate::Allocation;
 
 use crate::checkpoint::region::{Axis, Region};
 use crate::checkpoint::{Checkpoint, DType, LogicalTensor, StoredId};
@@ -60,12 +73,17 @@ pub struct Plan {
     pub source_shards: Vec<FileEntry>,
     /// The expressions that the tasks pull.
     pub graph: Graph,
+    /// How codes are found.
+    pub method: Method,
     /// Which backend's ties are followed.
     pub rounding: RoundingSpec,
     /// Whether NaN and infinity are let through.
     pub allow_nonfinite: bool,
-    /// The format that the run asks for, `None` to leave all as it is.
+    /// The format that the run asks for, or that most modules have where each has its own; `None` to
+    /// leave all as it is.
     pub format: Option<Spec>,
+    /// What the allocation came to that chose the modules' formats, if one did.
+    pub allocation: Option<Allocation>,
     /// The tensors to write, in the order in which they lie in the files.
     pub tasks: Vec<Task>,
     /// The files to write.
@@ -191,8 +209,9 @@ pub fn family_of<'a>(checkpoint: &Checkpoint, own: Option<&'a Family>) -> Result
     if let Some(own) = own {
         return Ok(own);
     }
-    let model_type = checkpoint.config().model_type().ok_or(Error::NoModelType)?;
-    family::of_model_type(model_type).ok_or_else(|| Error::ModelType {
+    let config = checkpoint.config();
+    let model_type = config.model_type().ok_or(Error::NoModelType)?;
+    family::of_config(config).ok_or_else(|| Error::ModelType {
         model_type: model_type.to_owned(),
         known: family::all().flat_map(|family| family.model_types.clone()).collect(),
     })
@@ -225,7 +244,7 @@ fn target_of<'a>(checkpoint: &Checkpoint, family: &'a Family, asked: Option<&'a 
 }
 
 /// A layout with what the plan says of where it comes from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Origin {
     /// The family's name, or the library that was asked.
     pub name: String,
@@ -280,6 +299,8 @@ impl Plan {
         let mut notes = note::left_out(checkpoint);
         let mut tasks = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
         let shards = shards::place(&mut tasks, options.shard_bytes);
+        let chosen = if options.widths.is_empty() { None } else { widths::commonest(&tasks) };
+        let format = chosen.or(options.format);
         Ok(Self {
             version: VERSION,
             smelt: env!("CARGO_PKG_VERSION").to_owned(),
@@ -287,10 +308,12 @@ impl Plan {
             source: checkpoint.source().location().to_owned(),
             source_tensors: source_tensors(checkpoint),
             source_shards: source_shards(checkpoint),
+            method: options.method,
             rounding: options.rounding.into(),
             allow_nonfinite: options.allow_nonfinite,
-            format: options.format.map(Spec::from),
-            config: config::edited(checkpoint.config(), &layout.config, options.format, &tasks),
+            format: format.map(Spec::from),
+            allocation: None,
+            config: config::edited(checkpoint.config(), &layout.config, format, &tasks),
             side_files: checkpoint.side_files().to_vec(),
             totals: Totals::of(&tasks, &shards, checkpoint, active_share),
             dropped: dropped(checkpoint, layout.dropped),

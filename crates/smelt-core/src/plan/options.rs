@@ -5,7 +5,7 @@ use std::fmt;
 use regex::Regex;
 use smelt_kernels::{Format, Mode, Rounding};
 
-use super::Transcode;
+use super::{Method, Transcode, Widths};
 use crate::checkpoint::DType;
 use crate::error::{Error, Result};
 
@@ -14,6 +14,10 @@ use crate::error::{Error, Result};
 pub struct Options {
     /// The format of every module that can be quantized; `None` converts names and layout only.
     pub format: Option<Format>,
+    /// Formats of single modules, which go before the format of the run and the family's own.
+    pub widths: Widths,
+    /// How codes are found.
+    pub method: Method,
     /// Which backend's ties are followed.
     pub rounding: Rounding,
     /// The dtype of scales and of what is not quantized; `None` keeps the source's.
@@ -41,6 +45,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             format: Format::new(Mode::Affine, 4, 64),
+            widths: Widths::default(),
+            method: Method::default(),
             rounding: Rounding::Gpu,
             dtype: None,
             towers: None,

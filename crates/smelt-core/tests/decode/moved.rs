@@ -49,7 +49,9 @@ fn plan(checkpoint: &Checkpoint, options: &Options) -> Plan {
 fn run(checkpoint: &Checkpoint, plan: &Plan, folder: &Path) -> Checkpoint {
     let schedule = plan.schedule(Memory { limit: 40 << 20, threads: 2 }).unwrap();
     let stop = AtomicBool::new(false);
-    Run { plan, checkpoint, output: folder, schedule, observer: &Silent, stop: &stop }.execute().unwrap();
+    Run { plan, checkpoint, output: folder, schedule, importance: None, observer: &Silent, stop: &stop }
+        .execute()
+        .unwrap();
     Checkpoint::open(Arc::new(LocalSource::open(folder).unwrap())).unwrap()
 }
 
