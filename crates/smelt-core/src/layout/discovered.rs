@@ -137,7 +137,9 @@ fn plain_config(checkpoint: &Checkpoint) -> Value {
     let keys = ["quantization", "quantization_config", "compression_config"];
     let remove = |block: Option<&mut Value>| {
         if let Some(block) = block.and_then(Value::as_object_mut) {
-            keys.iter().for_each(|key| drop(block.remove(*key)));
+            for key in keys {
+                block.remove(key);
+            }
         }
     };
     remove(config.get_mut("text_config"));

@@ -38,8 +38,8 @@ impl Declared {
         let named = |key: &str| blocks.clone().find(|block| block.get(key).is_some_and(Value::is_string));
         let own = named("quant_method").or_else(|| named("quant_algo"));
         let other = modelopt.and_then(|value| value.get("quantization"));
-        let mlx = blocks.filter(|block| block.get("quant_method").is_none());
-        let mlx = mlx.filter(|block| block.get("group_size").is_some()).next().cloned();
+        let mut mlx = blocks.filter(|block| block.get("quant_method").is_none());
+        let mlx = mlx.find(|block| block.get("group_size").is_some()).cloned();
         let Some(block) = own.or(other) else {
             return Self { mlx, ..Self::default() };
         };

@@ -169,7 +169,7 @@ impl Scaled {
         for (index, codes) in codes.chunks_exact(cols.len as usize).enumerate() {
             let index = index as u64;
             let row = rows.start + index * rows.step;
-            let (mut scales, mut zeros) = (scales.row(index, row), zeros.of(index, row));
+            let (mut scales, mut zeros) = (scales.row(index, row), zeros.of(index));
             if !plain {
                 let place = |at: u64| match &order {
                     Some(order) => order[at as usize],
@@ -232,7 +232,7 @@ struct Zeros {
 }
 
 impl Zeros {
-    fn of(&self, index: u64, _row: u64) -> &[f32] {
+    fn of(&self, index: u64) -> &[f32] {
         match &self.values[..] {
             [] => &[],
             [one] => std::slice::from_ref(one),

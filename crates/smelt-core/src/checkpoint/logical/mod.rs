@@ -9,7 +9,9 @@
 mod codes;
 mod declared;
 mod decode;
+mod fit;
 mod grid;
+mod mlx;
 mod native;
 mod pair;
 mod problem;

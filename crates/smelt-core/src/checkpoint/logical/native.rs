@@ -80,7 +80,7 @@ impl LogicalTensor {
             Recipe::Scaled(scaled) => scaled.native(self.dtype)?,
         };
         let along = self.shape[self.shape.len() - if native.turned { 2 } else { 1 }];
-        (along % native.format.group_size() as u64 == 0).then_some(native)
+        along.is_multiple_of(native.format.group_size() as u64).then_some(native)
     }
 }
 

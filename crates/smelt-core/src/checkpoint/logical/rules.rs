@@ -3,12 +3,13 @@
 //! Nothing is taken on faith: every companion's dtype and shape must be those that the codes ask for,
 //! and what the config declares must agree.
 
-use smelt_kernels::{Code, Format, Mode};
+use smelt_kernels::Code;
 
 use super::codes::{Codes, Order};
+use super::fit::{Limits, scalar};
 use super::grid::{Grid, Kind};
 use super::pair::Stored;
-use super::{Declared, LogicalTensor, Mlx, Recipe, Scaled, Second, StorageProblem, Zero, matrices};
+use super::{Declared, LogicalTensor, Recipe, Scaled, Second, StorageProblem, Zero, matrices};
 use crate::checkpoint::{DType, StoredId, StoredTensor};
 
 /// What a rule makes of a tensor.
@@ -21,7 +22,7 @@ pub(super) enum Found {
     Problem(Box<StorageProblem>),
 }
 
-type Rule<T> = Result<T, StorageProblem>;
+pub(super) type Rule<T> = Result<T, StorageProblem>;
 
 /// The logical tensor whose codes `tensor` holds.
 pub(super) fn packed(declared: &Declared, stored: &Stored<'_>, id: StoredId, tensor: &StoredTensor) -> Found {
@@ -80,14 +81,14 @@ enum Ending {
 
 /// A stored tensor that may hold codes.
 #[derive(Clone, Copy)]
-struct Packed<'a> {
-    declared: &'a Declared,
-    stored: &'a Stored<'a>,
-    id: StoredId,
-    tensor: &'a StoredTensor,
+pub(super) struct Packed<'a> {
+    pub(super) declared: &'a Declared,
+    pub(super) stored: &'a Stored<'a>,
+    pub(super) id: StoredId,
+    pub(super) tensor: &'a StoredTensor,
 }
 
-type Part<'a> = (StoredId, &'a StoredTensor);
+pub(super) type Part<'a> = (StoredId, &'a StoredTensor);
 
 impl<'a> Packed<'a> {
     fn ending(&self) -> Ending {
@@ -108,7 +109,7 @@ impl<'a> Packed<'a> {
     }
 
     /// The name without `ending`.
-    fn stem(&self, ending: &str) -> &'a str {
+    pub(super) fn stem(&self, ending: &str) -> &'a str {
         self.tensor.name.strip_suffix(ending).unwrap_or(&self.tensor.name)
     }
 
@@ -134,16 +135,16 @@ impl<'a> Packed<'a> {
     }
 
     /// A companion that must be there.
-    fn needed(&self, stem: &str, ending: &str) -> Rule<Part<'a>> {
+    pub(super) fn needed(&self, stem: &str, ending: &str) -> Rule<Part<'a>> {
         let name = format!("{stem}{ending}");
         self.stored.find(&name).ok_or_else(|| self.missing(format!("`{name}`")))
     }
 
-    fn missing(&self, wanted: String) -> StorageProblem {
+    pub(super) fn missing(&self, wanted: String) -> StorageProblem {
         StorageProblem::Missing { tensor: self.tensor.name.to_string(), dtype: self.tensor.dtype, wanted }
     }
 
-    fn dtype(&self, companion: &StoredTensor, wanted: &str) -> StorageProblem {
+    pub(super) fn dtype(&self, companion: &StoredTensor, wanted: &str) -> StorageProblem {
         StorageProblem::Dtype {
             tensor: self.tensor.name.to_string(),
             companion: companion.name.to_string(),
@@ -152,7 +153,7 @@ impl<'a> Packed<'a> {
         }
     }
 
-    fn shape(&self, companion: &StoredTensor, wanted: String) -> StorageProblem {
+    pub(super) fn shape(&self, companion: &StoredTensor, wanted: String) -> StorageProblem {
         StorageProblem::Shape {
             tensor: self.tensor.name.to_string(),
             shape: self.tensor.shape.to_vec(),
@@ -162,7 +163,7 @@ impl<'a> Packed<'a> {
         }
     }
 
-    fn config(&self, companion: &StoredTensor, found: String, declared: String) -> StorageProblem {
+    pub(super) fn config(&self, companion: &StoredTensor, found: String, declared: String) -> StorageProblem {
         StorageProblem::Config {
             tensor: self.tensor.name.to_string(),
             companion: companion.name.to_string(),
@@ -171,7 +172,7 @@ impl<'a> Packed<'a> {
         }
     }
 
-    fn unknown(&self, found: String) -> StorageProblem {
+    pub(super) fn unknown(&self, found: String) -> StorageProblem {
         StorageProblem::Unknown {
             tensor: self.tensor.name.to_string(),
             found,
@@ -180,17 +181,8 @@ impl<'a> Packed<'a> {
     }
 
     /// Refuses a companion of another shape.
-    fn has_shape(&self, companion: &StoredTensor, wanted: &[u64]) -> Rule<()> {
+    pub(super) fn has_shape(&self, companion: &StoredTensor, wanted: &[u64]) -> Rule<()> {
         if *companion.shape == *wanted { Ok(()) } else { Err(self.shape(companion, format!("{wanted:?}"))) }
-    }
-
-    fn logical(&self, name: &str, dtype: DType, shape: Vec<u64>, recipe: Scaled) -> LogicalTensor {
-        LogicalTensor {
-            name: name.into(),
-            dtype,
-            shape: shape.into(),
-            recipe: Recipe::Scaled(Box::new(recipe)),
-        }
     }
 
     /// E4M3 or E5M2 with scales for blocks, channels or all.
@@ -219,7 +211,7 @@ impl<'a> Packed<'a> {
             order: None,
             shape: None,
         };
-        Ok(self.logical(name, DType::BF16, self.tensor.shape.to_vec(), recipe))
+        Ok(logical(name, DType::BF16, self.tensor.shape.to_vec(), recipe))
     }
 
     /// The scale of a table that is stored in parts, `x.shard_0.weight` and so on: `x.weight_scale`.
@@ -285,7 +277,7 @@ impl<'a> Packed<'a> {
             order: None,
             shape: None,
         };
-        Ok(self.logical(name, DType::BF16, shape, recipe))
+        Ok(logical(name, DType::BF16, shape, recipe))
     }
 
     fn int8(&self, scale: Part<'a>) -> Rule<LogicalTensor> {
@@ -313,7 +305,7 @@ impl<'a> Packed<'a> {
         let words = format!("8-bit integers with {}", self.scale_words(&scales, scale.1));
         let recipe =
             Scaled { words, code: Code::Signed, codes, scales, second: None, zero, order: None, shape: None };
-        Ok(self.logical(name, self.scale_dtype(scale.1), shape, recipe))
+        Ok(logical(name, scale_dtype(scale.1), shape, recipe))
     }
 
     /// compressed-tensors: FP4 in bytes, integers in words.
@@ -388,7 +380,7 @@ impl<'a> Packed<'a> {
         let recipe =
             Scaled { words, code: Code::Unsigned, codes, scales, second: None, zero, order, shape: said };
         let dtype = if float == smelt_kernels::Float::F32 { DType::BF16 } else { scale.1.dtype };
-        Ok(self.logical(stem, dtype, shape, recipe))
+        Ok(logical(stem, dtype, shape, recipe))
     }
 
     /// The group of each column.
@@ -453,7 +445,7 @@ impl<'a> Packed<'a> {
         let words = format!("{bits}-bit integers, groups of {group} ({})", if awq { "AWQ" } else { "GPTQ" });
         let recipe =
             Scaled { words, code: Code::Unsigned, codes, scales, second: None, zero, order, shape: None };
-        Ok(self.logical(&format!("{stem}.weight"), self.scale_dtype(scale.1), vec![rows, cols], recipe))
+        Ok(logical(&format!("{stem}.weight"), scale_dtype(scale.1), vec![rows, cols], recipe))
     }
 
     /// Refuses a format that the config calls by another name.
@@ -488,178 +480,16 @@ impl<'a> Packed<'a> {
         let zero = Zero::Same(0.0);
         let recipe =
             Scaled { words, code: Code::E2m1, codes, scales, second: None, zero, order: None, shape: None };
-        Ok(self.logical(stem, DType::BF16, vec![experts, rows, out], recipe))
-    }
-
-    /// What MLX itself wrote.
-    fn mlx(&self) -> Rule<LogicalTensor> {
-        let stem = self.stem(".weight");
-        let scale = self.needed(stem, ".scales")?;
-        let (lead, rows, words) = matrices(&self.tensor.shape);
-        let groups = scale.1.shape.last().copied().unwrap_or(0);
-        if matrices(&scale.1.shape) != (lead, rows, groups) || groups == 0 || words % groups != 0 {
-            return Err(self.shape(scale.1, format!("{rows} rows of a divisor of {words}")));
-        }
-        let each = words / groups;
-        let format = self.mlx_format(stem, scale.1, each)?;
-        let biases = self.stored.find(&format!("{stem}.biases"));
-        let biases = match (format.has_biases(), biases) {
-            (true, None) => return Err(self.missing(format!("`{stem}.biases`"))),
-            (true, Some((_, biases))) if biases.dtype != scale.1.dtype => {
-                return Err(self.dtype(biases, scale.1.dtype.name()));
-            }
-            (true, Some((id, biases))) => {
-                self.has_shape(biases, &scale.1.shape)?;
-                Some(id)
-            }
-            (false, Some((_, biases))) => {
-                return Err(self.config(
-                    biases,
-                    format!("of mode {}", format.mode()),
-                    "no biases".to_owned(),
-                ));
-            }
-            (false, None) => None,
-        };
-        if self.stored.find(&format!("{stem}.global_scale")).is_some() {
-            return Err(self.unknown("of MLX with a global scale".to_owned()));
-        }
-        let dtype = if format.has_biases() { scale.1.dtype } else { DType::BF16 };
-        let mut shape = self.tensor.shape.to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = groups * format.group_size() as u64;
-        }
-        let mlx = Mlx { format, codes: self.id, scales: scale.0, biases };
-        Ok(LogicalTensor {
-            name: self.tensor.name.clone(),
-            dtype,
-            shape: shape.into(),
-            recipe: Recipe::Mlx(Box::new(mlx)),
-        })
-    }
-
-    /// The format with `each` words a group: by the scales' dtype, else by what the config says.
-    fn mlx_format(&self, stem: &str, scale: &StoredTensor, each: u64) -> Rule<Format> {
-        let fp = [(2, Mode::Nvfp4), (4, Mode::Mxfp4), (8, Mode::Mxfp8)];
-        let format = match scale.dtype {
-            DType::U8 => fp.into_iter().find(|(words, _)| *words == each).and_then(|(_, mode)| {
-                let (bits, group_size) = mode.defaults();
-                Format::new(mode, bits, group_size)
-            }),
-            dtype if dtype.float().is_some() => {
-                let block = self.declared.mlx.as_ref();
-                let own = block.and_then(|block| block.get(stem)).filter(|own| own.is_object());
-                let number =
-                    |key: &str| own.and_then(|own| own.get(key)).or_else(|| block?.get(key))?.as_u64();
-                let group_size = number("group_size").unwrap_or(0);
-                let bits = (each * 32).checked_div(group_size).filter(|bits| bits * group_size == each * 32);
-                let bits = bits.and_then(|bits| u8::try_from(bits).ok());
-                bits.and_then(|bits| Format::new(Mode::Affine, bits, group_size as usize))
-            }
-            _ => return Err(self.dtype(scale, "U8, BF16, F16 or F32")),
-        };
-        format.ok_or_else(|| self.unknown(format!("of MLX with {each} words a scale in {}", scale.dtype)))
-    }
-
-    /// The dtype of integers that are scaled: that of the scales, if it is one of 16 bits.
-    fn scale_dtype(&self, scale: &StoredTensor) -> DType {
-        if scale.dtype == DType::F32 { DType::BF16 } else { scale.dtype }
-    }
-
-    /// How scales lie on a weight of this shape.
-    fn grid(&self, (id, scale): Part<'a>, shape: &[u64], limits: Limits) -> Rule<Grid> {
-        let wanted = "F32, BF16, F16, F8_E8M0 or U8";
-        let kind = Kind::of(scale.dtype).ok_or_else(|| self.dtype(scale, wanted))?;
-        if kind == Kind::Narrow && limits.group.is_none() {
-            return Err(self.dtype(scale, wanted));
-        }
-        let (lead, rows, cols) = matrices(shape);
-        let count = scale.shape.iter().product::<u64>();
-        let make = |block: (u64, u64), size: (u64, u64), for_each| {
-            Ok(Grid { id, kind, block, size, for_each, turned: false })
-        };
-        if let Some(group) = limits.group {
-            let size = (rows, cols.div_ceil(group));
-            // One scale for each row may have lost its axis.
-            if count == lead * size.0 * size.1 && matrices_of(&scale.shape, size.1) == (lead, size.0, size.1)
-            {
-                return make((1, group), size, true);
-            }
-            let last = [size.0, size.1];
-            return Err(self.shape(scale, format!("{:?}", [lead_of(shape), &last].concat())));
-        }
-        if let Some((high, wide)) = limits.block {
-            let size = (rows.div_ceil(high), cols.div_ceil(wide));
-            if scale.shape.len() == shape.len() && matrices(&scale.shape) == (lead, size.0, size.1) {
-                return make((high, wide), size, true);
-            }
-            let last = [size.0, size.1];
-            let wanted = [lead_of(shape), &last].concat();
-            return Err(self.shape(scale, format!("{wanted:?}, as weight_block_size is [{high}, {wide}]")));
-        }
-        if count == 1 {
-            return make((rows.max(1), cols.max(1)), (1, 1), false);
-        }
-        let (scale_lead, high, wide) = matrices(&scale.shape);
-        if *scale.shape == [rows] && shape.len() == 2 {
-            return make((1, cols), (rows, 1), true);
-        }
-        if scale.shape.len() + 1 >= shape.len() && count == lead && lead > 1 {
-            return make((rows, cols), (1, 1), true);
-        }
-        let unclear =
-            || self.shape(scale, "one number, one a row, or blocks that the config declares".to_owned());
-        if scale.shape.len() != shape.len() || scale_lead != lead {
-            return Err(unclear());
-        }
-        let side = |size: u64, count: u64| match count {
-            1 => Some(size),
-            count if count == size => Some(1),
-            count if size.div_ceil(128) == count => Some(128),
-            count if size.div_ceil(32) == count => Some(32),
-            _ => None,
-        };
-        match (side(rows, high), side(cols, wide)) {
-            (Some(rows), Some(cols)) => make((rows.max(1), cols.max(1)), (high, wide), true),
-            _ => Err(unclear()),
-        }
-    }
-
-    fn scale_words(&self, grid: &Grid, scale: &StoredTensor) -> String {
-        let (high, wide) = grid.block;
-        let what = match grid.size {
-            (1, 1) if self.declared.block.is_none() => "a scale for all".to_owned(),
-            (_, 1) if high == 1 => "a scale a row".to_owned(),
-            _ => format!("scales for {high}×{wide}"),
-        };
-        let kind = if grid.kind == Kind::Power { "powers of two" } else { scale.dtype.name() };
-        format!("{what}, {kind}")
+        Ok(logical(stem, DType::BF16, vec![experts, rows, out], recipe))
     }
 }
 
-/// What is known of the block that a scale counts for.
-#[derive(Clone, Copy)]
-struct Limits {
-    block: Option<(u64, u64)>,
-    /// Columns of one row.
-    group: Option<u64>,
+/// A tensor that is scaled.
+fn logical(name: &str, dtype: DType, shape: Vec<u64>, recipe: Scaled) -> LogicalTensor {
+    LogicalTensor { name: name.into(), dtype, shape: shape.into(), recipe: Recipe::Scaled(Box::new(recipe)) }
 }
 
-/// A single F32 for all.
-fn scalar(id: StoredId) -> Grid {
-    let kind = Kind::Float(smelt_kernels::Float::F32);
-    Grid { id, kind, block: (1, 1), size: (1, 1), for_each: false, turned: false }
-}
-
-/// As [`matrices`], where rows of a single number may be given without their axis.
-fn matrices_of(shape: &[u64], cols: u64) -> (u64, u64, u64) {
-    match shape {
-        [rows] if cols == 1 => (1, *rows, 1),
-        shape => matrices(shape),
-    }
-}
-
-/// The axes before the last two.
-fn lead_of(shape: &[u64]) -> &[u64] {
-    &shape[..shape.len().saturating_sub(2)]
+/// The dtype of integers that are scaled: that of the scales, if it is one of 16 bits.
+fn scale_dtype(scale: &StoredTensor) -> DType {
+    if scale.dtype == DType::F32 { DType::BF16 } else { scale.dtype }
 }
