@@ -72,6 +72,9 @@ fn help_of_quantize() {
           --allow-nonfinite
               Go on when a weight holds NaN or infinity
 
+          --allow-requantize
+              Decode weights that MLX quantized already and quantize them again, which loses more
+
           --json
               Write JSON to standard output (docs/json.md describes it)
 
@@ -146,6 +149,16 @@ fn help_of_quantize() {
               - fast:    Most of the gain
               - default: Nearly all of it
               - best:    What is left, at a third of the speed
+
+          --transcode <TRANSCODE>
+              What becomes of weights in a format that MLX has as well: `auto` moves their bits where as
+              many are asked for as they have, `never` decodes them and quantizes again
+
+              Possible values:
+              - auto:  Where it is exact and no fewer bits are asked for
+              - never: Not at all
+              
+              [default: auto]
 
     How many bits each module gets:
           --target-bpw <BITS>
@@ -319,7 +332,7 @@ fn inspect() {
     stored as   already quantized by MLX (affine, 4 bits): BF16 1.38 MiB
     tokenizer   tokenizer.json
     side files  none
-    in the way  the weights are already quantized by MLX (affine, 4 bits); quantizing them again would lose more: take the original checkpoint
+    in the way  the weights are already quantized by MLX (affine, 4 bits); quantizing them again loses more: take the original checkpoint, or give `--allow-requantize`
     ");
 }
 

@@ -12,6 +12,7 @@ use std::thread;
 
 use smelt_kernels::{Distortion, Format, all_finite};
 
+use super::columns::Columns;
 use super::encode::{Encoder, Place};
 use super::event::Event;
 use super::{Observer, first_error};
@@ -22,10 +23,13 @@ use crate::layout::cost;
 use crate::layout::pool::Pool;
 use crate::layout::pull::Puller;
 use crate::plan::measures::Measures;
-use crate::plan::{Importance, Memory, Plan, Task};
+use crate::plan::{Importance, LOOK, Memory, Plan, Task};
 
 /// Weights of a module that are looked at.
 const SAMPLE: u64 = 1 << 20;
+
+/// Experts that are looked at, about: each costs the rows that tell its columns' weights besides.
+const ENTRIES: u64 = 32;
 
 /// Weights that are pulled at once.
 const PIECE: u64 = 64 << 10;
@@ -129,17 +133,22 @@ impl Measuring<'_> {
     fn module(&self, wanted: &Wanted) -> Result<Vec<f32>> {
         let task = &self.plan.tasks[wanted.task];
         let importance = self.importance.and_then(|all| all.of(task.module()));
-        let encoders: Vec<Encoder<'_>> =
-            wanted.formats.iter().map(|&format| Encoder::new(self.plan, task, format, importance)).collect();
-        let mut sums = vec![Distortion::default(); encoders.len()];
-        let mut buffers = Buffers::default();
+        let mut sums = vec![Distortion::default(); wanted.formats.len()];
+        let (mut buffers, mut columns) = (Buffers::default(), Columns::default());
         for rows in sample(&task.shape) {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
             self.pull(task, &rows.region, &mut buffers)?;
-            for (encoder, sum) in encoders.iter().zip(&mut sums) {
-                *sum += buffers.distortion(*encoder, &rows);
+            let mut place = rows.place();
+            let mut channels = importance;
+            if channels.is_none() {
+                let found = columns.of(Puller::new(&self.plan.graph, self.checkpoint), task, place)?;
+                (channels, place) = found.map_or((None, place), |(channels, place)| (Some(channels), place));
+            }
+            for (&format, sum) in wanted.formats.iter().zip(&mut sums) {
+                let encoder = Encoder::new(self.plan, task, format, channels);
+                *sum += buffers.distortion(encoder, place);
             }
         }
         // A module of zeros alone has no error.
@@ -170,11 +179,9 @@ struct Buffers {
 impl Buffers {
     /// The error of the pulled rows in a format. Rows are not neighbours, but as far as weights of channels go
     /// they might be: all are of one entry, and begin at the same column.
-    fn distortion(&mut self, encoder: Encoder<'_>, rows: &Rows) -> Distortion {
-        let len = elements(&rows.region);
-        let groups = len / encoder.format.group_size() as u64;
+    fn distortion(&mut self, encoder: Encoder<'_>, place: Place) -> Distortion {
+        let groups = place.len / encoder.format.group_size() as u64;
         self.stored.resize(groups as usize * encoder.group().all(), 0);
-        let place = Place { offset: rows.offset, len };
         encoder.encode(place, &self.block, &mut self.stored);
         encoder.distortion(place, &self.block, &self.stored)
     }
@@ -186,17 +193,24 @@ fn piece_bytes(plan: &Plan, task: &Task) -> u64 {
     let held = |region: &Region| {
         // Eight bits and the scales and biases of the smallest groups.
         let stored = elements(region) * (1 + 2 * size / 16);
-        elements(region) * size + stored + cost::scratch(&plan.graph, task.node, region)
+        elements(region) * size + stored + LOOK + cost::scratch(&plan.graph, task.node, region)
     };
     sample(&task.shape).iter().map(|rows| held(&rows.region)).max().unwrap_or(0)
 }
 
 /// Rows of a sample that are pulled together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Rows {
-    region: Region,
+pub(super) struct Rows {
+    pub(super) region: Region,
     /// The first of their elements.
-    offset: u64,
+    pub(super) offset: u64,
+}
+
+impl Rows {
+    /// Where they would lie if they were neighbours, which is in their entry as well.
+    fn place(&self) -> Place {
+        Place { offset: self.offset, len: elements(&self.region) }
+    }
 }
 
 /// The sample of a tensor of this shape, in pieces.
@@ -208,7 +222,7 @@ fn sample(shape: &[u64]) -> Vec<Rows> {
         return Vec::new();
     }
     let wanted = SAMPLE.div_ceil(columns);
-    let entry_step = (entries / wanted).max(1);
+    let entry_step = (entries / wanted.min(ENTRIES)).max(1);
     let chosen = entries.div_ceil(entry_step);
     let row_step = spread(rows, wanted.div_ceil(chosen));
     let mut pieces = Vec::new();
@@ -223,14 +237,14 @@ fn sample(shape: &[u64]) -> Vec<Rows> {
 }
 
 /// How far apart the chosen of `count` lie if at least `wanted` are to be chosen: 1, or no multiple of a small prime.
-fn spread(count: u64, wanted: u64) -> u64 {
+pub(super) fn spread(count: u64, wanted: u64) -> u64 {
     let most = (count / wanted.max(1)).max(1);
     let odd = |step: &u64| FACTORS.iter().all(|factor| !step.is_multiple_of(*factor));
     (1..=most).rev().find(odd).unwrap_or(1)
 }
 
 /// Cuts rows of an entry into pieces of at most [`PIECE`] elements, or parts of a single row.
-fn cut(outer: &[u64], entry: u64, along: Axis, (rows, columns): (u64, u64)) -> Vec<Rows> {
+pub(super) fn cut(outer: &[u64], entry: u64, along: Axis, (rows, columns): (u64, u64)) -> Vec<Rows> {
     let prefix = positions(outer, entry);
     let together = (PIECE / columns).max(1);
     let mut pieces = Vec::new();

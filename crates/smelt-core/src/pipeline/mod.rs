@@ -9,6 +9,7 @@
 
 mod allocated;
 mod claim;
+mod columns;
 pub mod disk;
 mod encode;
 mod event;
@@ -34,7 +35,7 @@ pub use claim::discard;
 pub use event::{Event, Observer, Silent};
 pub use fingerprint::{Change, Fingerprint};
 pub use journal::JOURNAL;
-pub use manifest::{MANIFEST, Manifest};
+pub use manifest::{MANIFEST, Manifest, VERSION as MANIFEST_VERSION};
 pub use measure::{Measuring, Wanted};
 pub use output::free_space;
 

@@ -33,13 +33,17 @@ impl Channels {
 
     /// The weights that hold at an element of a tensor whose entries have `entry` elements, from that
     /// element's channel up to the end of its row, and how many elements on they hold: to the end of
-    /// the row, or to the end of the entry where the element begins a row.
+    /// the row, or where the element begins a row to the end of the entry, or for ever if all share them.
     pub(crate) fn at(&self, element: u64, entry: u64) -> (&[f32], u64) {
         let width = self.width as u64;
         let index = if self.entries() == 1 { 0 } else { (element / entry) as usize };
         let row = &self.values[index * self.width..][..self.width];
         let channel = element % width;
-        let left = if channel > 0 { width - channel } else { entry - element % entry };
+        let left = match (channel, self.entries()) {
+            (0, 1) => u64::MAX,
+            (0, _) => entry - element % entry,
+            _ => width - channel,
+        };
         (&row[channel as usize..], left)
     }
 }

@@ -17,7 +17,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
 /// The version of the file, and of the way in which errors are measured.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Errors of many modules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

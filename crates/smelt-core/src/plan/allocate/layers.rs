@@ -32,9 +32,13 @@ impl LayerPrior {
 
     /// The factor of the layer that a module's path names first, 1 where it names none.
     pub fn factor(&self, module: &str) -> f64 {
-        let layer = module.split('.').find_map(|part| part.parse::<u64>().ok());
-        layer.and_then(|layer| self.0.get(&layer).copied()).unwrap_or(1.0)
+        layer_of(module).and_then(|layer| self.0.get(&layer).copied()).unwrap_or(1.0)
     }
+}
+
+/// The layer that a module's path names first, if it names one.
+pub(super) fn layer_of(module: &str) -> Option<u64> {
+    module.split('.').find_map(|part| part.parse().ok())
 }
 
 #[cfg(test)]

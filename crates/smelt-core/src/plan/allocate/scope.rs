@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use smelt_kernels::{Format, Mode};
 
 use super::knapsack::Choice;
+use super::layers::layer_of;
 use super::prior::{self, Facts};
 use super::{LayerPrior, Request};
 use crate::layout::{Layout, Output, Role};
@@ -46,10 +47,8 @@ impl Scope {
         let outputs: HashMap<&str, &Output> =
             layout.outputs.iter().map(|output| (output.name.as_str(), output)).collect();
         let (mut modules, mut keys, mut fixed_bytes) = (Vec::new(), Vec::new(), 0);
-        let mut has_head = false;
         for (place, task) in plan.tasks.iter().enumerate() {
             let output = outputs.get(task.name.as_str()).copied();
-            has_head |= task.role == Role::Head && task.name.ends_with(".weight");
             let free = output.filter(|output| is_free(output, options));
             match free.and_then(|output| Some((output, free_module(place, task, request)?))) {
                 None => fixed_bytes += task.bytes(),
@@ -60,7 +59,7 @@ impl Scope {
             }
         }
         let units = units(&mut modules, &keys);
-        Self { modules, units, fixed_bytes, facts: Facts { tied: !has_head } }
+        Self { modules, units, fixed_bytes, facts: facts(&plan.tasks) }
     }
 
     /// The fewest and the most bytes of tensors that a choice gives.
@@ -90,7 +89,8 @@ impl Scope {
                 let (format, bytes) = module.candidates[index];
                 let error = measures.error(&module.module, format).expect("all candidates are measured");
                 let layer = layers.map_or(1.0, |prior| prior.factor(&module.module));
-                (bytes, prior::weight(module.role, self.facts) * layer * error)
+                let weight = prior::weight(module.role, layer_of(&module.module), self.facts);
+                (bytes, weight * layer * error)
             });
             members.fold(Choice { bytes: 0, loss: 0.0 }, |sum, (bytes, loss)| Choice {
                 bytes: sum.bytes + bytes,
@@ -109,6 +109,17 @@ impl Scope {
                 (module.module.clone(), module.candidates[pick].0)
             })
         })
+    }
+}
+
+/// What the tasks tell about the model.
+fn facts(tasks: &[Task]) -> Facts {
+    let decoder = |task: &&Task| !task.role.is_tower() && !matches!(task.role, Role::Mtp | Role::Other);
+    let last = tasks.iter().filter(decoder).filter_map(|task| layer_of(task.module())).max();
+    Facts {
+        tied: !tasks.iter().any(|task| task.role == Role::Head && task.name.ends_with(".weight")),
+        routed: tasks.iter().any(|task| task.role.is_routed()),
+        layers: last.map_or(1, |last| last + 1),
     }
 }
 
