@@ -139,7 +139,7 @@ fn help_of_quantize() {
               Possible values:
               - search: Scales and biases of least squared error
               - rtn:    Rounding as MLX does it
-                  
+              
               [default: search]
 
           --effort <EFFORT>

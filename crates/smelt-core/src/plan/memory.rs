@@ -86,6 +86,11 @@ impl Plan {
         RESERVE + entries as u64 * PER_ENTRY
     }
 
+    /// Bytes that a second copy of the expressions and the parameters takes, as long as widths are chosen.
+    pub(crate) fn copy_bytes(&self) -> u64 {
+        (self.graph.len() + self.tasks.len() * 3) as u64 * PER_ENTRY
+    }
+
     /// The largest of the tasks' smallest blocks.
     fn least(&self) -> (u64, Option<&Task>) {
         let smallest = |task: &Task| working_set(&self.graph, task, &Cut::new(&task.shape, unit(task), 1));
