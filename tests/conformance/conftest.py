@@ -22,6 +22,7 @@ PLAIN = Variant()
 FAST_FIRST = [
     "test_golden",
     "test_options",
+    "test_bits",
     "test_verify",
     "test_load",
     "test_convert",
@@ -57,8 +58,8 @@ class Smelt:
         return done
 
     def quantize(self, source: Path, out: Path, *args: str) -> Path:
-        """`smelt quantize` by the CPU rule, which is the one mlx has on Linux."""
-        self.run("quantize", source, "-o", out, "--rounding", "cpu", *args)
+        """`smelt quantize` by the CPU rule, which is the one mlx has on Linux, bit for bit."""
+        self.run("quantize", source, "-o", out, "--rounding", "cpu", "--method", "rtn", *args)
         return out
 
 

@@ -1,9 +1,13 @@
 //! What can be typed. The doc comments are the help texts.
 
+mod bits;
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use smelt_core::units::parse_bytes;
+
+pub(crate) use bits::{BitsArgs, MethodArg};
 
 /// Help headings.
 const FORMAT: &str = "How weights are stored";
@@ -23,7 +27,7 @@ pub(crate) enum Command {
     /// Write a quantized model
     #[command(after_help = "Example: smelt quantize Qwen3-30B-A3B --bits 4 --override 'lm_head=6'")]
     Quantize(QuantizeArgs),
-    /// Show what `quantize` would write, without reading a weight
+    /// Show what `quantize` would write; only a target of size or bits reads weights
     Plan(PlanArgs),
     /// Say what a checkpoint is, and what would be in the way
     Inspect(InspectArgs),
@@ -64,17 +68,17 @@ pub(crate) struct PlanArgs {
 
     /// Bits of a weight: 2, 3, 4, 5, 6 or 8. Four is the usual choice; below, large models suffer
     /// least [default: 4, or what the mode has]
-    #[arg(help_heading = FORMAT, long, value_name = "N")]
+    #[arg(help_heading = FORMAT, long, value_name = "N", conflicts_with = "budget")]
     pub(crate) bits: Option<u8>,
 
     /// Weights that share a scale: 32, 64 or 128. Smaller is more exact, larger and slower
     /// [default: 64, or what the mode has]
-    #[arg(help_heading = FORMAT, long, value_name = "N")]
+    #[arg(help_heading = FORMAT, long, value_name = "N", conflicts_with = "target-of-bits")]
     pub(crate) group_size: Option<usize>,
 
     /// How codes become weights: `affine` fits most; the others store what newer hardware
     /// multiplies directly; `none` converts names and layout only
-    #[arg(help_heading = FORMAT, long, value_enum, default_value = "affine")]
+    #[arg(help_heading = FORMAT, long, value_enum, default_value = "affine", conflicts_with = "budget")]
     pub(crate) mode: ModeArg,
 
     /// Whose ties are followed: `gpu` gives the bits that a Mac writes, `cpu` those that MLX
@@ -95,6 +99,9 @@ pub(crate) struct PlanArgs {
     /// and M2
     #[arg(help_heading = FORMAT, long, value_enum, default_value = "keep")]
     pub(crate) dtype: DtypeArg,
+
+    #[command(flatten)]
+    pub(crate) bits_of: BitsArgs,
 
     /// Use this family file instead of the ones inside smelt, for an architecture of your own
     #[arg(help_heading = LAYOUT, long, value_name = "FILE")]
@@ -129,6 +136,15 @@ pub(crate) struct PlanArgs {
     #[arg(long)]
     pub(crate) allow_nonfinite: bool,
 
+    /// What becomes of weights in a format that MLX has as well: `auto` moves their bits where as many
+    /// are asked for as they have, `never` decodes them and quantizes again
+    #[arg(help_heading = FORMAT, long, value_enum, default_value = "auto")]
+    pub(crate) transcode: TranscodeArg,
+
+    /// Decode weights that MLX quantized already and quantize them again, which loses more
+    #[arg(long)]
+    pub(crate) allow_requantize: bool,
+
     /// Memory for the whole process, such as 64MiB or 4G: more lets more blocks be on their way at
     /// once [default: 1GiB or a quarter of what is free, whichever is less]
     #[arg(help_heading = RESOURCES, long, value_name = "SIZE", value_parser = size)]
@@ -141,6 +157,15 @@ pub(crate) struct PlanArgs {
     /// Write JSON to standard output (docs/json.md describes it)
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Whether bits are moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TranscodeArg {
+    /// Where it is exact and no fewer bits are asked for
+    Auto,
+    /// Not at all
+    Never,
 }
 
 #[derive(Debug, clap::Args)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use smelt_core::layout::Role;
+use smelt_core::plan::allocate::Allocation;
 use smelt_core::plan::{Note, Plan, Schedule};
 use smelt_core::units::bytes;
 
@@ -32,24 +33,39 @@ pub(crate) fn count(value: u64) -> String {
 pub(crate) fn notes(notes: &[Note]) -> Vec<String> {
     let mut lines = Vec::new();
     let mut rows: BTreeMap<(u64, u64), Vec<&str>> = BTreeMap::new();
+    let mut moved: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for note in notes {
         match note {
             Note::NotDivisible { module, row, group_size } => {
                 rows.entry((*row, *group_size)).or_default().push(module);
             }
+            Note::Moved { module, format, asked } => {
+                let what = format!("moved as {format} bit by bit, not quantized as {asked}");
+                moved.entry(what).or_default().push(module);
+            }
+            Note::NotMoved { module, why } => {
+                moved.entry(format!("decoded and quantized again: {why}")).or_default().push(module);
+            }
             other => lines.push(other.to_string()),
         }
     }
     lines.extend(rows.into_iter().map(|((row, group_size), modules)| {
-        let shown = modules.iter().take(NAMED).map(|module| format!("`{module}`"));
-        let mut list = shown.collect::<Vec<_>>().join(", ");
-        if modules.len() > NAMED {
-            list = format!("{list} and {} more", modules.len() - NAMED);
-        }
-        let verb = if modules.len() == 1 { "is" } else { "are" };
-        format!("{list} {verb} not quantized: rows of {row} do not divide into groups of {group_size}")
+        let what = format!("not quantized: rows of {row} do not divide into groups of {group_size}");
+        some_are(&modules, &what)
     }));
+    lines.extend(moved.into_iter().map(|(what, modules)| some_are(&modules, &what)));
     lines
+}
+
+/// `a`, `b` and 3 more are this.
+fn some_are(modules: &[&str], what: &str) -> String {
+    let shown = modules.iter().take(NAMED).map(|module| format!("`{module}`"));
+    let mut list = shown.collect::<Vec<_>>().join(", ");
+    if modules.len() > NAMED {
+        list = format!("{list} and {} more", modules.len() - NAMED);
+    }
+    let verb = if modules.len() == 1 { "is" } else { "are" };
+    format!("{list} {verb} {what}")
 }
 
 /// Rows of cells as a table: the first column to the left, the others to the right, the last as
@@ -116,10 +132,14 @@ fn facts(plan: &Plan, schedule: Schedule, free: Option<u64>) -> String {
     let totals = &plan.totals;
     let mut rows = vec![
         fact("bits per weight", format!("{:.3}", totals.bits_per_weight)),
+        fact("codes", format!("by {}", plan.method)),
         fact("files", files(plan)),
         fact("left out", left_out(plan)),
         fact("peak memory", format!("at most {}", bytes(plan.peak_memory(schedule)))),
     ];
+    if let Some(allocation) = &plan.allocation {
+        rows.insert(1, fact("target", target(allocation)));
+    }
     let needed = bytes(totals.disk_bytes());
     rows.push(fact(
         "disk",
@@ -130,6 +150,13 @@ fn facts(plan: &Plan, schedule: Schedule, free: Option<u64>) -> String {
         rows.push(fact("largest unquantized", large.join(", ")));
     }
     table(&rows)
+}
+
+/// What was asked for, and how near to the best the choice is.
+fn target(allocation: &Allocation) -> String {
+    let Allocation { asked, loss, bound, .. } = allocation;
+    let above = if *loss > 0.0 { 100.0 * (loss - bound) / loss } else { 0.0 };
+    format!("{asked}: predicted loss {loss:.4}, at most {above:.1} % above the least")
 }
 
 fn fact(name: &str, value: String) -> Vec<String> {

@@ -50,6 +50,11 @@ pub(crate) fn warning(text: &str) {
     anstream::eprintln!("{WARNING}warning:{WARNING:#} {text}");
 }
 
+/// Tells of something that is good to know.
+pub(crate) fn note(text: &str) {
+    anstream::eprintln!("{text}");
+}
+
 /// Tells of something that did go as asked.
 pub(crate) fn done(text: &str) {
     anstream::eprintln!("{GOOD}done:{GOOD:#} {text}");

@@ -12,6 +12,13 @@ use crate::printer::Printer;
 /// A program does not need to hear of every block.
 const EVERY: Duration = Duration::from_millis(250);
 
+/// The bar of a run.
+const WRITING: &str =
+    "{bar:32} {percent:>3}%  {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+
+/// The bar of measurements.
+const MEASURING: &str = "{bar:32} {percent:>3}%  {pos} of {len} modules measured, {eta} left";
+
 /// Follows one run.
 #[derive(Debug)]
 pub(crate) struct Progress<'a> {
@@ -22,7 +29,7 @@ pub(crate) struct Progress<'a> {
 
 #[derive(Debug)]
 struct State {
-    bytes: u64,
+    of: u64,
     done: u64,
     told: Instant,
     kept: Option<(usize, usize)>,
@@ -31,9 +38,7 @@ struct State {
 impl<'a> Progress<'a> {
     pub(crate) fn new(printer: &'a Printer) -> Self {
         let bar = if printer.is_json() { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        let style = "{bar:32} {percent:>3}%  {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
-        bar.set_style(ProgressStyle::with_template(style).expect("the template is fixed"));
-        let state = State { bytes: 0, done: 0, told: Instant::now(), kept: None };
+        let state = State { of: 0, done: 0, told: Instant::now(), kept: None };
         Self { printer, bar, state: Mutex::new(state) }
     }
 
@@ -51,13 +56,20 @@ impl<'a> Progress<'a> {
         self.state.lock().expect("nothing panics while holding it")
     }
 
-    fn advance(&self, bytes: u64) {
-        self.bar.inc(bytes);
+    fn begin(&self, style: &str, of: u64) {
+        self.bar.set_style(ProgressStyle::with_template(style).expect("the template is fixed"));
+        self.bar.set_length(of);
+        self.lock().of = of;
+    }
+
+    fn advance(&self, step: u64, kind: &str) {
+        self.bar.inc(step);
         let mut state = self.lock();
-        state.done += bytes;
-        if state.told.elapsed() >= EVERY || state.done == state.bytes {
+        state.done += step;
+        if state.told.elapsed() >= EVERY || state.done == state.of {
             state.told = Instant::now();
-            self.printer.event("progress", &json!({ "bytes": state.done, "of": state.bytes }));
+            let unit = if kind == "progress" { "bytes" } else { "modules" };
+            self.printer.event(kind, &json!({ unit: state.done, "of": state.of }));
         }
     }
 }
@@ -66,13 +78,17 @@ impl Observer for Progress<'_> {
     fn on(&self, event: &Event) {
         match event {
             Event::Started { bytes } => {
-                self.bar.set_length(*bytes);
-                self.lock().bytes = *bytes;
+                self.begin(WRITING, *bytes);
                 self.printer.event("started", &json!({ "bytes": bytes }));
             }
+            Event::Measuring { modules } => {
+                self.begin(MEASURING, *modules);
+                self.printer.event("measuring", &json!({ "modules": modules }));
+            }
+            Event::Measured { .. } => self.advance(1, "measured"),
             Event::Resumed { bytes, tensors, of } => {
                 self.printer.event("resumed", &json!({ "bytes": bytes, "tensors": tensors, "of": of }));
-                self.advance(*bytes);
+                self.advance(*bytes, "progress");
                 // What was there already says nothing of the speed.
                 self.bar.reset_eta();
             }
@@ -80,7 +96,7 @@ impl Observer for Progress<'_> {
                 self.printer.event("kept", &json!({ "tensors": tensors, "of": of }));
                 self.lock().kept = Some((*tensors, *of));
             }
-            Event::Block { bytes } => self.advance(*bytes),
+            Event::Block { bytes } => self.advance(*bytes, "progress"),
             Event::Finished { file, bytes } => {
                 self.printer.event("file", &json!({ "name": file, "bytes": bytes }));
             }

@@ -10,9 +10,10 @@ use serde_json::{Map, json};
 use smelt_core::checkpoint::Checkpoint;
 use smelt_core::layout::Family;
 use smelt_core::pipeline::{Run, Silent};
-use smelt_core::plan::{Memory, Options, Origin, Plan};
+use smelt_core::plan::{Memory, Method, Options, Origin, Plan};
 use smelt_core::source::{FileEntry, Source};
 use smelt_core::{Error, Result};
+use smelt_kernels::Effort;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
@@ -122,16 +123,26 @@ fn peak(layers: u64, memory: Memory) -> (u64, u64) {
     let checkpoint = Checkpoint::open(Arc::new(Fabricated::new(layers))).unwrap();
     let family = Family::parse(FAMILY).unwrap();
     let origin = Origin::family(&checkpoint, &family, None).unwrap();
-    let plan = Plan::new(&checkpoint, origin, &Options::default()).unwrap();
+    // The least effort: how long a search takes is another matter.
+    let options = Options { method: Method::Search(Effort::Fast), ..Options::default() };
+    let plan = Plan::new(&checkpoint, origin, &options).unwrap();
     let schedule = plan.schedule(memory).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let stop = AtomicBool::new(false);
     let before = LIVE.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     let output = folder.path();
-    Run { plan: &plan, checkpoint: &checkpoint, output, schedule, observer: &Silent, stop: &stop }
-        .execute()
-        .unwrap();
+    Run {
+        plan: &plan,
+        checkpoint: &checkpoint,
+        output,
+        schedule,
+        importance: None,
+        observer: &Silent,
+        stop: &stop,
+    }
+    .execute()
+    .unwrap();
     let peak = PEAK.load(Ordering::Relaxed) - before;
     (peak as u64, plan.peak_memory(schedule))
 }

@@ -112,7 +112,7 @@ fn error<'a>(
 }
 
 #[inline(always)]
-fn sum([a, b, c, d, e, f, g, h]: [f64; LANES]) -> f64 {
+pub(crate) fn sum([a, b, c, d, e, f, g, h]: [f64; LANES]) -> f64 {
     ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 

@@ -1,5 +1,6 @@
 //! One module for each command, and what they share: opening a checkpoint, making its plan.
 
+pub(crate) mod bits;
 pub(crate) mod diff;
 pub(crate) mod discover;
 pub(crate) mod families;
@@ -9,19 +10,21 @@ pub(crate) mod quantize;
 pub(crate) mod report;
 pub(crate) mod verify;
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::Context as _;
 use smelt_core::Error;
 use smelt_core::checkpoint::{Checkpoint, DType};
 use smelt_core::layout::Family;
-use smelt_core::plan::{Memory, Options, Origin, Override, Plan, Schedule, family_of, options};
+use smelt_core::plan::{Memory, Options, Origin, Override, Plan, Schedule, Transcode, family_of, options};
 use smelt_core::source::LocalSource;
 use smelt_kernels::{Format, Mode, Rounding};
 
-use crate::args::{DtypeArg, LibraryArg, ModeArg, PlanArgs, RoundingArg};
+use crate::args::{DtypeArg, LibraryArg, ModeArg, PlanArgs, RoundingArg, TranscodeArg};
 use crate::printer::{self, Printer};
 use crate::{format, system};
 
@@ -38,11 +41,17 @@ pub(crate) struct Planned {
     pub(crate) schedule: Schedule,
 }
 
-/// Opens a checkpoint and plans what was asked, telling what will be different.
-pub(crate) fn planned(args: &PlanArgs, printer: &Printer) -> anyhow::Result<Planned> {
+/// Opens a checkpoint and plans what was asked for `output`, telling what will be different.
+pub(crate) fn planned(
+    args: &PlanArgs,
+    output: &Path,
+    printer: &Printer,
+    stop: &AtomicBool,
+) -> anyhow::Result<Planned> {
     let options = options(args)?;
     let checkpoint = open(&args.model)?;
-    let plan = Plan::new(&checkpoint, origin(&checkpoint, args)?, &options)?;
+    let around = bits::Surroundings { printer, memory: memory(args.max_memory, args.threads), output, stop };
+    let plan = bits::plan(&checkpoint, origin(&checkpoint, args)?, options, args, around)?;
     for note in &plan.notes {
         printer.event("note", &serde_json::to_value(note)?);
     }
@@ -89,11 +98,48 @@ pub(crate) fn memory(max_memory: Option<u64>, threads: Option<u16>) -> Memory {
     }
 }
 
-fn options(args: &PlanArgs) -> Result<Options, Error> {
-    let format = run_format(args)?;
+/// The checkpoint's name with what is done to it, beside the checkpoint.
+pub(crate) fn default_output(args: &PlanArgs) -> anyhow::Result<PathBuf> {
+    let suffix = bits::suffix(&args.bits_of).unwrap_or_else(|| match args.mode {
+        ModeArg::Affine => format!("{}bit", args.bits.unwrap_or(4)),
+        ModeArg::Mxfp4 => "mxfp4".to_owned(),
+        ModeArg::Mxfp8 => "mxfp8".to_owned(),
+        ModeArg::Nvfp4 => "nvfp4".to_owned(),
+        ModeArg::None => "mlx".to_owned(),
+    });
+    let mut name = model_name(&args.model)?;
+    name.push(format!("-{suffix}"));
+    Ok(resolved(&args.model)?.with_file_name(name))
+}
+
+/// The name of a checkpoint's directory.
+fn model_name(model: &Path) -> anyhow::Result<OsString> {
+    let model = resolved(model)?;
+    let name = model.file_name();
+    Ok(name.context("the checkpoint's directory has no name; say where to write with `-o`")?.to_owned())
+}
+
+/// `.` and `..` have no name of their own.
+fn resolved(model: &Path) -> anyhow::Result<PathBuf> {
+    let model = std::path::absolute(model)?;
+    Ok(model.canonicalize().unwrap_or(model))
+}
+
+/// A flag that Ctrl-C sets.
+pub(crate) fn stop_on_interrupt() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    // Where another program runs smelt and has a handler of its own, that one stays.
+    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
+    stop
+}
+
+fn options(args: &PlanArgs) -> anyhow::Result<Options> {
+    let format = bits::format(&args.bits_of).map_or_else(|| run_format(args), |format| Ok(Some(format)))?;
     let overrides = args.overrides.iter().map(|text| Override::parse(text, format));
     Ok(Options {
         format,
+        method: bits::method(&args.bits_of)?,
         rounding: match args.rounding {
             RoundingArg::Cpu => Rounding::Cpu,
             RoundingArg::Gpu => Rounding::Gpu,
@@ -108,6 +154,11 @@ fn options(args: &PlanArgs) -> Result<Options, Error> {
         overrides: overrides.collect::<Result<_, _>>()?,
         strict: args.strict,
         allow_nonfinite: args.allow_nonfinite,
+        allow_requantize: args.allow_requantize,
+        transcode: match args.transcode {
+            TranscodeArg::Auto => Transcode::Auto,
+            TranscodeArg::Never => Transcode::Never,
+        },
         ..Options::default()
     })
 }
@@ -132,13 +183,4 @@ fn run_format(args: &PlanArgs) -> Result<Option<Format>, Error> {
     let (bits, group_size) = (args.bits.unwrap_or(bits), args.group_size.unwrap_or(group_size));
     let format = Format::new(mode, bits, group_size);
     format.map(Some).ok_or_else(|| Error::Format { why: options::unknown(mode, bits, group_size) })
-}
-
-/// A flag that Ctrl-C sets.
-pub(crate) fn stop_on_interrupt() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    // Where another program runs smelt and has a handler of its own, that one stays.
-    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
-    stop
 }

@@ -1,17 +1,17 @@
 //! `smelt quantize`: writes a model.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use serde_json::json;
 use smelt_core::Error;
 use smelt_core::pipeline::{Outcome, Run, check_outside, discard, free_space};
 use smelt_core::plan::Plan;
 use smelt_core::units::bytes;
 
-use crate::args::{ModeArg, PlanArgs, QuantizeArgs};
-use crate::commands::{Planned, planned, stop_on_interrupt};
+use crate::args::QuantizeArgs;
+use crate::commands::{Planned, default_output, planned, stop_on_interrupt};
 use crate::printer::{self, Printer};
 use crate::progress::Progress;
 use crate::{format, system};
@@ -20,7 +20,8 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
     let started = Instant::now();
     let output = args.output.clone().map_or_else(|| default_output(&args.plan), Ok)?;
     check_outside(&args.plan.model, &output)?;
-    let planned = planned(&args.plan, printer)?;
+    let stop = stop_on_interrupt();
+    let planned = planned(&args.plan, &output, printer, &stop)?;
     if args.dry_run {
         show(&planned, &output, printer)?;
         return Ok(());
@@ -30,10 +31,16 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
     if args.no_resume {
         discard(&output)?;
     }
-    let stop = stop_on_interrupt();
     let progress = Progress::new(printer);
-    let run =
-        Run { plan, checkpoint, output: &output, schedule: *schedule, observer: &progress, stop: &stop };
+    let run = Run {
+        plan,
+        checkpoint,
+        output: &output,
+        schedule: *schedule,
+        importance: None,
+        observer: &progress,
+        stop: &stop,
+    };
     let result = run.execute();
     progress.clear();
     match result {
@@ -87,25 +94,6 @@ fn show(planned: &Planned, output: &Path, printer: &Printer) -> anyhow::Result<(
         printer::data(&format::plan(&planned.plan, planned.schedule, free_space(output)));
     }
     Ok(())
-}
-
-/// The checkpoint's name with what is done to it, beside the checkpoint.
-fn default_output(args: &PlanArgs) -> anyhow::Result<PathBuf> {
-    let suffix = match args.mode {
-        ModeArg::Affine => format!("{}bit", args.bits.unwrap_or(4)),
-        ModeArg::Mxfp4 => "mxfp4".to_owned(),
-        ModeArg::Mxfp8 => "mxfp8".to_owned(),
-        ModeArg::Nvfp4 => "nvfp4".to_owned(),
-        ModeArg::None => "mlx".to_owned(),
-    };
-    // `.` and `..` have no name of their own.
-    let model = std::path::absolute(&args.model)?;
-    let model = model.canonicalize().unwrap_or(model);
-    let name =
-        model.file_name().context("the checkpoint's directory has no name; say where to write with `-o`")?;
-    let mut name = name.to_owned();
-    name.push(format!("-{suffix}"));
-    Ok(model.with_file_name(name))
 }
 
 fn summary(plan: &Plan, output: &Path, started: Instant, printer: &Printer) {

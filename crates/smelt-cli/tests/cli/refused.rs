@@ -5,7 +5,7 @@ use std::fs;
 use insta::assert_snapshot;
 use serde_json::json;
 
-use crate::{Model, Place};
+use crate::{Model, Place, shard};
 
 fn changed(name: &str, change: impl FnOnce(&mut Model)) -> String {
     Place::with(name, change).quantize_refusal()
@@ -70,10 +70,15 @@ fn models_that_smelt_does_not_know() {
 #[test]
 fn weights_that_are_quantized_already() {
     let quantized = |block: serde_json::Value| changed("llama", |model| model.config["quantization"] = block);
-    assert_snapshot!(quantized(json!({"group_size": 64, "bits": 4})), @"error: the weights are already quantized by MLX (affine, 4 bits, group size 64); quantizing them again would lose more: take the original checkpoint");
-    let gptq =
-        |model: &mut Model| model.config["quantization_config"] = json!({"quant_method": "gptq", "bits": 4});
-    assert_snapshot!(changed("llama", gptq), @"error: the weights are already quantized (gptq); smelt does not read this storage format yet: take the BF16 checkpoint");
+    assert_snapshot!(quantized(json!({"group_size": 64, "bits": 4})), @"error: the weights are already quantized by MLX (affine, 4 bits, group size 64); quantizing them again loses more: take the original checkpoint, or give `--allow-requantize`");
+    // A scale that is missing, in a format that smelt reads.
+    let place = Place::with("llama", |_| {});
+    let fp8 = r#"{"x.weight":{"dtype":"F8_E4M3","shape":[4,8],"data_offsets":[0,32]}}"#;
+    place.write("model/model.safetensors", &shard(fp8, 32));
+    assert_snapshot!(place.quantize_refusal(), @"
+    error: the weights can't be read as they are stored:
+      `x.weight` (F8_E4M3) has no scale such as `x.weight_scale_inv` or `x.weight_scale`
+    ");
 }
 
 #[test]
@@ -168,4 +173,40 @@ fn an_error_is_an_event_as_well() {
     assert_eq!(event["type"], "error");
     assert_eq!(event["data"]["message"], "cannot open the directory `model`");
     assert_eq!(event["data"]["causes"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn wishes_about_bits_that_can_not_be_met() {
+    let place = Place::with("llama", |_| {});
+    let refusal = |args: &str| place.refusal(&format!("quantize model -o out {args}"));
+    let unreachable = refusal("--target-bpw 1.5");
+    assert!(
+        unreachable.contains("1.5 bits per weight can't be reached: this model takes from 2."),
+        "{unreachable}"
+    );
+    let unreachable = refusal("--target-size 12");
+    assert!(unreachable.contains("a size of 12 B (12 bytes) can't be reached"), "{unreachable}");
+    assert!(refusal("--fit 64MiB").contains("shorten it with `--context`"));
+    assert!(refusal("--level oq4e").contains("`oq4` does without"));
+    assert!(refusal("--level oq7").contains("oq2.5, oq2.7"));
+    assert!(refusal("--target-bpw 4 --formats 7/64").contains("2, 3, 4, 5, 6 or 8 bits"));
+    assert!(refusal("--target-bpw x").contains("a number of bits"));
+    assert!(refusal("--method rtn --effort best").contains("`--effort` is for `--method search`"));
+    place.write("map.json", b"{\"a\": 1}");
+    assert!(refusal("--target-bpw 4 --sensitivity-map map.json").contains("scores by layer number"));
+    place.write("model.measures.json", b"not ours");
+    assert!(refusal("--target-bpw 4").contains("cannot read the measurements"));
+    for args in [
+        "--target-bpw 4 --bits 4",
+        "--target-bpw 4 --target-size 1G",
+        "--level oq4 --recipe mixed_4_6",
+        "--recipe mixed_4_6 --mode mxfp4",
+        "--fit 64GiB --group-size 64",
+        "--formats 4/64",
+        "--context 4096",
+        "--measures x.json",
+    ] {
+        let refused = refusal(args);
+        assert!(refused.contains("cannot be used with") || refused.contains("required"), "{args}: {refused}");
+    }
 }

@@ -23,10 +23,11 @@ fn help() {
 
     Commands:
       quantize  Write a quantized model
-      plan      Show what `quantize` would write, without reading a weight
+      plan      Show what `quantize` would write; only a target of size or bits reads weights
       inspect   Say what a checkpoint is, and what would be in the way
       verify    Check a finished model: as the loaders see it, byte for byte, and against its source
       diff      Compare two models or checkpoints tensor by tensor
+      report    Draw the report of a finished model as a page
       discover  Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a
                 weight
       families  List the model families that smelt knows
@@ -70,6 +71,9 @@ fn help_of_quantize() {
 
           --allow-nonfinite
               Go on when a weight holds NaN or infinity
+
+          --allow-requantize
+              Decode weights that MLX quantized already and quantize them again, which loses more
 
           --json
               Write JSON to standard output (docs/json.md describes it)
@@ -128,6 +132,72 @@ fn help_of_quantize() {
               
               [default: keep]
 
+          --method <METHOD>
+              How codes are found: `search` looks for the scales of least error, `rtn` rounds between
+              the extremes, bit for bit as MLX does
+
+              Possible values:
+              - search: Scales and biases of least squared error
+              - rtn:    Rounding as MLX does it
+                  
+              [default: search]
+
+          --effort <EFFORT>
+              How long the search goes on [default: default]
+
+              Possible values:
+              - fast:    Most of the gain
+              - default: Nearly all of it
+              - best:    What is left, at a third of the speed
+
+          --transcode <TRANSCODE>
+              What becomes of weights in a format that MLX has as well: `auto` moves their bits where as
+              many are asked for as they have, `never` decodes them and quantizes again
+
+              Possible values:
+              - auto:  Where it is exact and no fewer bits are asked for
+              - never: Not at all
+              
+              [default: auto]
+
+    How many bits each module gets:
+          --target-bpw <BITS>
+              Give out bits so that all weights take this many on average, those that matter more
+
+          --target-size <SIZE>
+              Give out bits so that the files with weights take this much, such as 96GiB or 13607051
+
+          --fit <MEMORY>
+              Give out bits so that the model runs on a Mac of this memory, such as 64GiB: three
+              quarters of it, two thirds up to 36 GiB, less the context
+
+          --context <TOKENS>
+              Tokens of context that `--fit` leaves room for [default: 16384]
+
+          --level <LEVEL>
+              Give out the bits of an oMLX level: oq2, oq2.5, oq2.7, oq3, oq3.5, oq4, oq5, oq6 or oq8
+
+          --recipe <RECIPE>
+              Use one of mlx-lm's mixed recipes, module for module
+
+              Possible values:
+              - mixed_2_6: 2 bits, some modules 6
+              - mixed_3_4: 3 bits, some modules 4
+              - mixed_3_6: 3 bits, some modules 6
+              - mixed_4_6: 4 bits, some modules 6
+
+          --formats <LIST>
+              Formats to choose from, where a runtime has not all or some are slow: BITS/GROUP with
+              commas between them, such as 4/64,8/64 [default: 2 to 6 and 8 bits in groups of 64 or 128]
+
+          --sensitivity-map <FILE>
+              Scores of layers, as oMLX writes them into oq_sensitivity_map.json: layers of higher
+              scores get more bits
+
+          --measures <FILE>
+              File of measured errors, which is written, and read for another target [default: the
+              checkpoint's name with .measures.json, beside the output]
+
     How names and shapes are mapped:
           --family <FILE>
               Use this family file instead of the ones inside smelt, for an architecture of your own
@@ -178,10 +248,11 @@ fn nothing_asked() {
 
     Commands:
       quantize  Write a quantized model
-      plan      Show what `quantize` would write, without reading a weight
+      plan      Show what `quantize` would write; only a target of size or bits reads weights
       inspect   Say what a checkpoint is, and what would be in the way
       verify    Check a finished model: as the loaders see it, byte for byte, and against its source
       diff      Compare two models or checkpoints tensor by tensor
+      report    Draw the report of a finished model as a page
       discover  Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a
                 weight
       families  List the model families that smelt knows
@@ -214,6 +285,7 @@ fn plan() {
     total                 2.82 M   4.51  1.52 MiB  100.0 %
 
     bits per weight  4.512
+    codes            by search
     files            1 shard of 1.53 MiB in all, 4 side files
     left out         no tensor
     peak memory      at most 32.6 MiB
@@ -260,7 +332,7 @@ fn inspect() {
     stored as   already quantized by MLX (affine, 4 bits): BF16 1.38 MiB
     tokenizer   tokenizer.json
     side files  none
-    in the way  the weights are already quantized by MLX (affine, 4 bits); quantizing them again would lose more: take the original checkpoint
+    in the way  the weights are already quantized by MLX (affine, 4 bits); quantizing them again loses more: take the original checkpoint, or give `--allow-requantize`
     ");
 }
 

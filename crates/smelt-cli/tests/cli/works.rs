@@ -126,3 +126,16 @@ fn a_family_of_ones_own() {
     let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
     assert_eq!(plan["family"], "mine");
 }
+
+#[test]
+fn a_second_target_reads_no_weight_to_choose() {
+    let place = Place::with("qwen3_moe", |_| {});
+    let first = place.run("quantize model -o a --target-bpw 4 --effort fast");
+    assert!(first.contains("measured 30 modules") && first.contains("model.measures.json"), "{first}");
+    let second = place.run("quantize model -o b --target-size 500000 --effort fast");
+    assert!(second.contains("no weight is read to choose widths"), "{second}");
+    let size = |name: &str| std::fs::metadata(place.path(name)).unwrap().len();
+    assert!(size("b/model.safetensors") <= 500_000 && size("b/model.safetensors") > 480_000);
+    let level = place.run("quantize model --level oq3 --effort fast");
+    assert!(level.starts_with("exit 0") && place.path("model-oQ3/config.json").exists(), "{level}");
+}

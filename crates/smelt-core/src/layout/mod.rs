@@ -29,7 +29,7 @@ pub use role::Role;
 use family::{TensorError, ValueError};
 
 /// Every parameter of a target model, made of the tensors of one checkpoint.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Layout {
     /// The expressions.
     pub graph: Graph,
@@ -54,7 +54,8 @@ pub struct Output {
     pub module: Option<Module>,
     /// Whether a change of dtype applies to it.
     pub cast: bool,
-    /// Modules with the same word here are used as one and must be stored in one format.
+    /// Modules of one parent and one such group share a format: a runtime fuses them, or derives one
+    /// from another.
     pub format_group: Option<String>,
 }
 

@@ -4,6 +4,16 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
+    /// Modules are measured, to choose their formats.
+    Measuring {
+        /// How many.
+        modules: u64,
+    },
+    /// A module is measured in all its formats.
+    Measured {
+        /// Its path.
+        module: String,
+    },
     /// Directory and side files are there; the tensors begin.
     Started {
         /// Bytes that the blocks will hold in all, before quantization.

@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
-use crate::plan::{Plan, Task};
+use crate::plan::{Importance, Plan, Task};
 use crate::source::Stamp;
 
 /// What marks a value that is a digest: shown as different, not as it is.
@@ -34,6 +34,15 @@ impl Fingerprint {
     pub fn of(plan: &Plan, checkpoint: &Checkpoint) -> Self {
         let files = checkpoint.stamps().map(|file| (file.path.clone(), file.stamp.clone()));
         Self { settings: settings(plan), source: files.collect() }
+    }
+
+    /// With the importance of input channels that decides codes as well.
+    #[must_use]
+    pub fn with_importance(mut self, importance: Option<&Importance>) -> Self {
+        if let Some(importance) = importance {
+            self.settings.insert("importance".to_owned(), format!("{DIGEST}{}", importance.digest()));
+        }
+        self
     }
 
     /// All of it in 32 bytes.
@@ -135,11 +144,15 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
         family,
         source: _, // A checkpoint may be moved; its files are compared by themselves.
         source_tensors,
+        logical_tensors,
+        read_overhead: _,
         source_shards,
         graph,
+        method,
         rounding,
         allow_nonfinite: _, // Decides whether a run ends, not what it writes.
         format,
+        allocation: _, // What it chose is in the tasks.
         tasks,
         shards,
         dropped: _, // Follows from what is there and what is used.
@@ -158,11 +171,12 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
     } else {
         put("mode", "none".to_owned());
     }
+    put("method", method.name().to_owned());
     put("rounding", text(rounding));
     for (format, count) in formats(tasks) {
         put(&format!("{COUNT}{format}"), count.to_string());
     }
-    put("tensors of the source", digest_text(&(source_tensors, source_shards)));
+    put("tensors of the source", digest_text(&(source_tensors, logical_tensors, source_shards)));
     put("config.json of the result", digest_text(&(config, side_files)));
     put("layout", digest_text(&(version, graph, tasks, shards)));
     all

@@ -7,14 +7,18 @@
 //! config.json, without which no library loads the directory, then the journal goes. So at any moment the
 //! directory is either finished, or has a journal that says how to finish it.
 
+mod allocated;
 mod claim;
+mod columns;
 pub mod disk;
+mod encode;
 mod event;
 mod fingerprint;
 mod finished;
 mod hash;
 mod journal;
 pub mod manifest;
+mod measure;
 mod output;
 mod shard;
 mod sums;
@@ -26,16 +30,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
+pub use allocated::{Allocating, Means};
 pub use claim::discard;
 pub use event::{Event, Observer, Silent};
 pub use fingerprint::{Change, Fingerprint};
 pub use journal::JOURNAL;
-pub use manifest::{MANIFEST, Manifest};
+pub use manifest::{MANIFEST, Manifest, VERSION as MANIFEST_VERSION};
+pub use measure::{Measuring, Wanted};
 pub use output::free_space;
 
 use crate::checkpoint::{CONFIG, Checkpoint, INDEX};
 use crate::error::{Error, Result};
-use crate::plan::{Plan, Schedule, index_json};
+use crate::plan::{Importance, Plan, Schedule, index_json};
 use crate::source::Stamp;
 use claim::{Claim, claim};
 use disk::{Disk, LocalDisk};
@@ -56,6 +62,8 @@ pub struct Run<'a> {
     pub output: &'a Path,
     /// How memory is shared out.
     pub schedule: Schedule,
+    /// Weights of input channels, for a method that searches.
+    pub importance: Option<&'a Importance>,
     /// Is told what happens.
     pub observer: &'a dyn Observer,
     /// Stops the run when it is set.
@@ -98,8 +106,12 @@ impl Run<'_> {
     /// # Errors
     /// The same.
     pub fn execute_on(&self, disk: &dyn Disk) -> Result<Outcome> {
+        if let Some(importance) = self.importance {
+            importance.check(&self.plan.tasks)?;
+        }
         let output = OutputDir::open(disk, self.output)?;
-        let header = Header::new(Fingerprint::of(self.plan, self.checkpoint), self.writes());
+        let fingerprint = Fingerprint::of(self.plan, self.checkpoint).with_importance(self.importance);
+        let header = Header::new(fingerprint, self.writes());
         let (journal, records) = match claim(&output, &header) {
             Ok(Claim::Finished) => return Ok(Outcome::AlreadyFinished),
             Ok(Claim::Open(journal, records)) => (journal, records),
@@ -223,6 +235,7 @@ impl Run<'_> {
         let shared = Shared {
             plan: self.plan,
             checkpoint: self.checkpoint,
+            importance: self.importance,
             shards,
             queue: &queue,
             observer: self.observer,

@@ -6,16 +6,19 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use smelt_kernels::{Format, Packed, all_finite, quantize};
+use smelt_kernels::{Format, Mode, all_finite};
 
+use super::columns::Columns;
+use super::encode::{Encoder, Place};
 use super::event::{Event, Observer};
 use super::shard::{OpenTask, Shards};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::region::elements;
+use crate::checkpoint::{Checkpoint, DType};
 use crate::error::{Error, Result};
 use crate::layout::pool::Pool;
 use crate::layout::pull::Puller;
 use crate::plan::blocks::{Block, Cut};
-use crate::plan::{Plan, Task, cut};
+use crate::plan::{Importance, Method, Moved, Part, Plan, Task, cut};
 
 /// Hands out blocks, in the order in which they lie in the files.
 #[derive(Debug)]
@@ -67,6 +70,7 @@ impl<'a> Queue<'a> {
 pub(super) struct Shared<'a> {
     pub(super) plan: &'a Plan,
     pub(super) checkpoint: &'a Checkpoint,
+    pub(super) importance: Option<&'a Importance>,
     pub(super) shards: &'a Shards<'a>,
     pub(super) queue: &'a Queue<'a>,
     pub(super) observer: &'a dyn Observer,
@@ -76,7 +80,13 @@ pub(super) struct Shared<'a> {
 
 /// Works until nothing is left, something fails, or the run is stopped.
 pub(super) fn work(shared: Shared<'_>) -> Result<()> {
-    let mut worker = Worker { shared, pool: Pool::default(), block: Vec::new(), stored: Vec::new() };
+    let mut worker = Worker {
+        shared,
+        columns: Columns::default(),
+        pool: Pool::default(),
+        block: Vec::new(),
+        stored: Vec::new(),
+    };
     let mut last = "";
     while let Some((open, block)) = shared.queue.next() {
         let task = &shared.plan.tasks[open.index];
@@ -96,6 +106,7 @@ pub(super) fn work(shared: Shared<'_>) -> Result<()> {
 
 struct Worker<'a> {
     shared: Shared<'a>,
+    columns: Columns,
     pool: Pool,
     /// The block as pulled.
     block: Vec<u8>,
@@ -107,6 +118,9 @@ impl Worker<'_> {
     fn run(&mut self, open: &OpenTask, block: &Block) -> Result<()> {
         let task = &self.shared.plan.tasks[open.index];
         let size = task.dtype.bits() / 8;
+        if let Some(moved) = &task.moved {
+            return self.transcode(open, block, moved);
+        }
         resize(&mut self.block, (block.len * size) as usize);
         let puller = Puller::new(&self.shared.plan.graph, self.shared.checkpoint);
         puller.pull(task.node, &block.region, &mut self.block, &mut self.pool)?;
@@ -120,6 +134,38 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// Pulls the parts as the source has them and writes them.
+    fn transcode(&mut self, open: &OpenTask, block: &Block, moved: &Moved) -> Result<()> {
+        let task = &self.shared.plan.tasks[open.index];
+        let puller = Puller::new(&self.shared.plan.graph, self.shared.checkpoint);
+        for (index, (node, part)) in moved.nodes.iter().zip(&task.parts).enumerate() {
+            let region = part.region(task, block);
+            let size = part.dtype.bits() / 8;
+            resize(&mut self.stored, (elements(&region) * size) as usize);
+            puller.pull(*node, &region, &mut self.stored, &mut self.pool)?;
+            self.check_part(task, part)?;
+            let before = (u128::from(block.offset) * u128::from(part.bytes)
+                / u128::from(task.elements().max(1))) as u64;
+            self.shared.shards.write(open, index, before, &self.stored)?;
+        }
+        self.shared.shards.advance(open, block.len, self.shared.observer)?;
+        self.shared.observer.on(&Event::Block { bytes: block.len * task.dtype.bits() / 8 });
+        Ok(())
+    }
+
+    /// Whether a part that was moved stands for numbers.
+    fn check_part(&self, task: &Task, part: &Part) -> Result<()> {
+        let is_e4m3 = task.format.as_ref().is_some_and(|spec| spec.0.mode() == Mode::Mxfp8);
+        let fine = match part.dtype {
+            DType::U32 => !is_e4m3 || self.stored.iter().all(|byte| byte & 0x7F != 0x7F),
+            dtype => dtype.float().is_none_or(|float| all_finite(float, &self.stored)),
+        };
+        if fine || self.shared.plan.allow_nonfinite {
+            return Ok(());
+        }
+        Err(Error::NonFinite { tensor: task.name.clone() })
+    }
+
     fn check(&self, task: &Task) -> Result<()> {
         let fine = self.shared.plan.allow_nonfinite
             || task.dtype.float().is_none_or(|float| all_finite(float, &self.block));
@@ -127,21 +173,27 @@ impl Worker<'_> {
     }
 
     fn quantize(&mut self, open: &OpenTask, block: &Block, format: Format) -> Result<()> {
-        let task = &self.shared.plan.tasks[open.index];
-        let dtype = task.dtype.float().expect("the plan quantizes floats only");
-        let group = format.group_size() as u64;
+        let Shared { plan, checkpoint, importance, .. } = self.shared;
+        let task = &plan.tasks[open.index];
+        let mut place = Place { offset: block.offset, len: block.len };
+        let mut channels = importance.and_then(|all| all.of(task.module()));
+        if channels.is_none() && plan.method != Method::Rtn {
+            let found = self.columns.of(Puller::new(&plan.graph, checkpoint), task, place)?;
+            (channels, place) = found.map_or((None, place), |(channels, place)| (Some(channels), place));
+        }
+        let encoder = Encoder::new(plan, task, format, channels);
+        let (group, sizes) = (format.group_size() as u64, encoder.group());
         let (before, groups) = (block.offset / group, (block.len / group) as usize);
-        let (code_bytes, scale_bytes) = (format.code_bytes(), format.scale_bytes(dtype));
-        let bias_bytes = if format.has_biases() { scale_bytes } else { 0 };
         let mut stored = std::mem::take(&mut self.stored);
-        resize(&mut stored, groups * (code_bytes + scale_bytes + bias_bytes));
-        let (codes, rest) = stored.split_at_mut(groups * code_bytes);
-        let (scales, biases) = rest.split_at_mut(groups * scale_bytes);
-        let out = Packed { codes: &mut *codes, scales: &mut *scales, biases: &mut *biases };
-        quantize(format, self.shared.plan.rounding.into(), dtype, &self.block, out);
-        let parts = [(&*codes, code_bytes), (&*scales, scale_bytes), (&*biases, bias_bytes)];
-        for (part, (bytes, each)) in parts.into_iter().enumerate().take(task.parts.len()) {
-            self.shared.shards.write(open, part, before * each as u64, bytes)?;
+        resize(&mut stored, groups * sizes.all());
+        encoder.encode(place, &self.block, &mut stored);
+        let mut rest = &stored[..];
+        for (part, each) in [sizes.codes, sizes.scales, sizes.biases].into_iter().enumerate() {
+            let (bytes, later) = rest.split_at(groups * each);
+            if part < task.parts.len() {
+                self.shared.shards.write(open, part, before * each as u64, bytes)?;
+            }
+            rest = later;
         }
         self.stored = stored;
         Ok(())

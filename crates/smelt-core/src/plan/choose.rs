@@ -1,11 +1,12 @@
 //! Which format each parameter gets.
 //!
 //! In order of strength: an override of the user, the format of the towers (what sees or hears stays
-//! as it is unless asked), the family's own format for the module (a router at 8 bits, as the
-//! library's `quant_predicate` says), the format of the run.
+//! as it is unless asked), what an allocation or a recipe chose for the module alone, the family's own
+//! format for it (a router at 8 bits, as the library's `quant_predicate` says), the format of the run.
 
-use smelt_kernels::Format;
+use smelt_kernels::{Float, Format};
 
+use super::transcode::{Moved, Not, Transcode, moved};
 use super::{Note, Options, Part, Spec, Task};
 use crate::checkpoint::{Checkpoint, DType, Storage};
 use crate::error::{Error, Result};
@@ -20,23 +21,36 @@ pub enum Choice {
     Quantize(Format),
 }
 
-/// Refuses a checkpoint whose weights are not plain floats.
-pub(super) fn refuse_packed(checkpoint: &Checkpoint) -> Result<()> {
+/// Refuses a checkpoint whose weights can't be read as floats, or that MLX quantized already.
+pub(super) fn refuse_packed(checkpoint: &Checkpoint, options: &Options) -> Result<()> {
+    checkpoint.check_storage()?;
     match checkpoint.storage() {
-        Storage::Plain => Ok(()),
-        storage => {
-            Err(Error::Packed { storage: storage.describe(), mlx: matches!(storage, Storage::Mlx { .. }) })
+        storage @ Storage::Mlx { .. } if !options.allow_requantize => {
+            Err(Error::Requantize { storage: storage.describe() })
         }
+        _ => Ok(()),
     }
 }
 
 /// One task for each parameter, without its place in a file.
-pub(super) fn tasks(layout: &mut Layout, options: &Options, notes: &mut Vec<Note>) -> Result<Vec<Task>> {
+pub(super) fn tasks(
+    checkpoint: &Checkpoint,
+    layout: &mut Layout,
+    options: &Options,
+    notes: &mut Vec<Note>,
+) -> Result<Vec<Task>> {
     let mut hits = vec![false; options.overrides.len()];
     let mut tasks = Vec::with_capacity(layout.outputs.len());
     for output in &layout.outputs {
         let choice = output.module.map_or(Choice::Keep, |module| choose(output, module, options, &mut hits));
-        tasks.push(task(&mut layout.graph, output, choice, options, notes)?);
+        let given = if options.transcode == Transcode::Auto { Some(checkpoint) } else { None };
+        let moved = transcoded(given, &mut layout.graph, output, choice, options, notes);
+        tasks.push(match moved {
+            Some((format, moved)) => {
+                Task { moved: Some(moved), ..task(&mut layout.graph, output, format, options, notes)? }
+            }
+            None => task(&mut layout.graph, output, choice, options, notes)?,
+        });
     }
     let unused = options.overrides.iter().zip(hits).filter(|(_, hit)| !hit);
     notes.extend(unused.map(|(rule, _)| Note::OverrideUnused { text: rule.to_string() }));
@@ -47,14 +61,15 @@ pub(super) fn tasks(layout: &mut Layout, options: &Options, notes: &mut Vec<Note
 }
 
 fn choose(output: &Output, module: Module, options: &Options, hits: &mut [bool]) -> Choice {
-    let path = output.name.strip_suffix(".weight").unwrap_or(&output.name);
+    let path = path(output);
     let mut choice = match options.format {
         None => Choice::Keep,
         Some(_) if output.role.is_tower() => options.towers.map_or(Choice::Keep, Choice::Quantize),
-        Some(format) => match module.own {
-            Own::Run => Choice::Quantize(format),
-            Own::Format(own) => Choice::Quantize(own),
-            Own::Keep => Choice::Keep,
+        Some(format) => match (options.widths.get(path), module.own) {
+            (Some(width), _) => Choice::Quantize(width),
+            (None, Own::Run) => Choice::Quantize(format),
+            (None, Own::Format(own)) => Choice::Quantize(own),
+            (None, Own::Keep) => Choice::Keep,
         },
     };
     for (rule, hit) in options.overrides.iter().zip(hits) {
@@ -64,6 +79,57 @@ fn choose(output: &Output, module: Module, options: &Options, hits: &mut [bool])
         }
     }
     choice
+}
+
+/// Whether nothing but the format of the run decides about a parameter, so that an allocation may.
+pub(super) fn is_free(output: &Output, options: &Options) -> bool {
+    let free = output.module.is_some_and(|module| module.own == Own::Run) && !output.role.is_tower();
+    let overridden = || options.overrides.iter().any(|rule| rule.pattern.is_match(path(output)));
+    options.format.is_some() && free && !overridden()
+}
+
+/// Bytes of a weight of this shape in a format: codes, scales and biases.
+pub(super) fn stored_bytes(shape: &[u64], dtype: Float, format: Format) -> u64 {
+    let groups = shape.iter().product::<u64>() / format.group_size() as u64;
+    let scales = format.scale_bytes(dtype) * if format.has_biases() { 2 } else { 1 };
+    groups * (format.code_bytes() + scales) as u64
+}
+
+/// The path of a parameter's module.
+fn path(output: &Output) -> &str {
+    output.name.strip_suffix(".weight").unwrap_or(&output.name)
+}
+
+/// The format in which the bits of a parameter are moved, if they are.
+fn transcoded(
+    checkpoint: Option<&Checkpoint>,
+    graph: &mut Graph,
+    output: &Output,
+    choice: Choice,
+    options: &Options,
+    notes: &mut Vec<Note>,
+) -> Option<(Choice, Moved)> {
+    let (Some(checkpoint), Choice::Quantize(asked)) = (checkpoint, choice) else {
+        return None;
+    };
+    let cast = options.dtype.filter(|dtype| output.cast && *dtype != graph.node(output.node).dtype);
+    let module = output.name.strip_suffix(".weight").unwrap_or(&output.name).to_owned();
+    let why = match moved(checkpoint, graph, output.node, asked) {
+        Ok((native, _)) if native.format.has_biases() && cast.is_some() => {
+            "scales of another dtype are asked for"
+        }
+        Ok((native, moved)) => {
+            if native.format != asked {
+                let (format, asked) = (native.format.to_string(), asked.to_string());
+                notes.push(Note::Moved { module, format, asked });
+            }
+            return Some((Choice::Quantize(native.format), moved));
+        }
+        Err(Not::Native) => return None,
+        Err(Not::Because(why)) => why,
+    };
+    notes.push(Note::NotMoved { module, why: why.to_owned() });
+    None
 }
 
 fn task(
@@ -98,6 +164,7 @@ fn task(
         shape,
         format: format.map(Spec),
         parts,
+        moved: None,
     })
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use regex::Regex;
 use smelt_kernels::{Format, Mode, Rounding};
 
+use super::{Method, Transcode, Widths};
 use crate::checkpoint::DType;
 use crate::error::{Error, Result};
 
@@ -13,6 +14,10 @@ use crate::error::{Error, Result};
 pub struct Options {
     /// The format of every module that can be quantized; `None` converts names and layout only.
     pub format: Option<Format>,
+    /// Formats of single modules, which go before the format of the run and the family's own.
+    pub widths: Widths,
+    /// How codes are found.
+    pub method: Method,
     /// Which backend's ties are followed.
     pub rounding: Rounding,
     /// The dtype of scales and of what is not quantized; `None` keeps the source's.
@@ -25,6 +30,10 @@ pub struct Options {
     pub strict: bool,
     /// Whether NaN and infinity are let through.
     pub allow_nonfinite: bool,
+    /// What becomes of weights that are stored in a format that MLX has.
+    pub transcode: Transcode,
+    /// Whether weights that MLX quantized are decoded and quantized again.
+    pub allow_requantize: bool,
     /// Bytes of tensors after which a new shard begins.
     pub shard_bytes: u64,
 }
@@ -36,12 +45,16 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             format: Format::new(Mode::Affine, 4, 64),
+            widths: Widths::default(),
+            method: Method::default(),
             rounding: Rounding::Gpu,
             dtype: None,
             towers: None,
             overrides: Vec::new(),
             strict: false,
             allow_nonfinite: false,
+            transcode: Transcode::Auto,
+            allow_requantize: false,
             shard_bytes: SHARD_BYTES,
         }
     }

@@ -105,7 +105,7 @@ fn experts_are_stacked_in_the_order_of_their_numbers() {
     let output = output.unwrap();
     assert_eq!(*layout.graph.node(output.node).shape, [12, 64, 128]);
     let made_of =
-        layout.graph.sources(output.node).into_iter().map(|id| checkpoint.tensor(id).name.to_string());
+        layout.graph.sources(output.node).into_iter().map(|id| checkpoint.logical(id).name.to_string());
     let expected = (0..12).map(|expert| format!("model.layers.2.mlp.experts.{expert}.up_proj.weight"));
     assert!(made_of.eq(expected));
 }

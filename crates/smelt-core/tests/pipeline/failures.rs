@@ -93,7 +93,15 @@ fn a_run_that_is_stopped_before_it_begins_writes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (schedule, stop) = (plan.schedule(PLENTY).unwrap(), AtomicBool::new(true));
     let output = folder.path();
-    let run = Run { plan: &plan, checkpoint: &checkpoint, output, schedule, observer: &Silent, stop: &stop };
+    let run = Run {
+        plan: &plan,
+        checkpoint: &checkpoint,
+        output,
+        schedule,
+        importance: None,
+        observer: &Silent,
+        stop: &stop,
+    };
     assert!(matches!(run.execute(), Err(Error::Interrupted)));
     assert!(contents(output).is_empty());
 }

@@ -10,6 +10,7 @@ mod files;
 mod power;
 mod resume;
 mod same;
+mod widths;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -45,7 +46,8 @@ fn plan(checkpoint: &Checkpoint, options: &Options) -> Result<Plan> {
 
 fn execute(plan: &Plan, checkpoint: &Checkpoint, memory: Memory, output: &Path) -> Result<()> {
     let (schedule, stop) = (plan.schedule(memory)?, AtomicBool::new(false));
-    Run { plan, checkpoint, output, schedule, observer: &Silent, stop: &stop }.execute().map(drop)
+    let run = Run { plan, checkpoint, output, schedule, importance: None, observer: &Silent, stop: &stop };
+    run.execute().map(drop)
 }
 
 /// What a run writes.

@@ -62,7 +62,8 @@ fn small() -> (Checkpoint, Plan) {
 fn run(plan: &Plan, checkpoint: &Checkpoint, workers: usize, disk: &FaultyDisk) -> Result<Outcome> {
     let (output, stop) = (Path::new(OUTPUT), AtomicBool::new(false));
     let schedule = Schedule { workers, ..plan.schedule(PLENTY).unwrap() };
-    Run { plan, checkpoint, output, schedule, observer: &Silent, stop: &stop }.execute_on(disk)
+    Run { plan, checkpoint, output, schedule, importance: None, observer: &Silent, stop: &stop }
+        .execute_on(disk)
 }
 
 /// What is in the output now is either nothing that loads, or all that is expected.

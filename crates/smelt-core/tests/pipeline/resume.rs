@@ -43,7 +43,8 @@ impl Watch {
 
     fn run(&self, plan: &Plan, checkpoint: &Checkpoint, output: &Path) -> Result<Outcome> {
         let schedule = Schedule { workers: 2, ..plan.schedule(PLENTY).unwrap() };
-        Run { plan, checkpoint, output, schedule, observer: self, stop: &self.stop }.execute()
+        Run { plan, checkpoint, output, schedule, importance: None, observer: self, stop: &self.stop }
+            .execute()
     }
 
     fn find<T>(&self, wanted: impl FnMut(&Event) -> Option<T>) -> Option<T> {
@@ -53,7 +54,7 @@ impl Watch {
 
 fn again(plan: &Plan, checkpoint: &Checkpoint, output: &Path) -> Result<Outcome> {
     let (schedule, stop) = (plan.schedule(PLENTY)?, AtomicBool::new(false));
-    Run { plan, checkpoint, output, schedule, observer: &Silent, stop: &stop }.execute()
+    Run { plan, checkpoint, output, schedule, importance: None, observer: &Silent, stop: &stop }.execute()
 }
 
 fn bits(bits: u8) -> Options {
@@ -186,7 +187,7 @@ fn reopened(folder: &Path) -> Checkpoint {
 /// Changes a file in a way that only its time tells.
 fn touch(path: &Path) {
     let file = fs::File::options().write(true).open(path).unwrap();
-    let later = file.metadata().unwrap().modified().unwrap() + Duration::from_nanos(1000);
+    let later = file.metadata().unwrap().modified().unwrap() + Duration::from_micros(1);
     file.set_modified(later).unwrap();
 }
 
@@ -231,7 +232,7 @@ impl Observer for Meddler<'_> {
 fn meddled(plan: &Plan, checkpoint: &Checkpoint, output: &Path, act: &(dyn Fn() + Sync)) -> Result<Outcome> {
     let (schedule, stop) = (plan.schedule(PLENTY).unwrap(), AtomicBool::new(false));
     let observer = &Meddler { act, done: AtomicBool::new(false) };
-    Run { plan, checkpoint, output, schedule, observer, stop: &stop }.execute()
+    Run { plan, checkpoint, output, schedule, importance: None, observer, stop: &stop }.execute()
 }
 
 type Meddling = fn(&Path);
@@ -495,11 +496,11 @@ struct Waiting {
 
 impl Observer for Waiting {
     fn on(&self, event: &Event) {
-        if matches!(event, Event::Block { .. }) {
-            if let Some(go_on) = self.go_on.lock().unwrap().take() {
-                self.begun.send(()).unwrap();
-                go_on.recv().unwrap();
-            }
+        if matches!(event, Event::Block { .. })
+            && let Some(go_on) = self.go_on.lock().unwrap().take()
+        {
+            self.begun.send(()).unwrap();
+            go_on.recv().unwrap();
         }
     }
 }
@@ -516,7 +517,8 @@ fn two_runs_at_once_are_refused() {
         let (plan, checkpoint) = (&plan, &checkpoint);
         let first = scope.spawn(move || {
             let (schedule, stop) = (plan.schedule(PLENTY).unwrap(), AtomicBool::new(false));
-            Run { plan, checkpoint, output, schedule, observer: &waiting, stop: &stop }.execute()
+            Run { plan, checkpoint, output, schedule, importance: None, observer: &waiting, stop: &stop }
+                .execute()
         });
         has_begun.recv().unwrap();
         let error = again(plan, checkpoint, output).unwrap_err();

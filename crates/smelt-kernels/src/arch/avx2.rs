@@ -84,10 +84,6 @@ impl Simd for Avx2 {
         op!(_mm256_div_ps, a, b)
     }
     #[inline(always)]
-    fn sqrt(self, a: Self::F) -> Self::F {
-        op!(_mm256_sqrt_ps, a)
-    }
-    #[inline(always)]
     fn min(self, a: Self::F, b: Self::F) -> Self::F {
         op!(_mm256_min_ps, a, b)
     }

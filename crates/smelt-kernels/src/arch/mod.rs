@@ -55,8 +55,6 @@ pub(crate) trait Simd: Copy {
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a / b`, correctly rounded.
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
-    /// The square root, correctly rounded.
-    fn sqrt(self, a: Self::F) -> Self::F;
     /// `if a < b { a } else { b }`: `b` if either is NaN.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// `if a > b { a } else { b }`: `b` if either is NaN.

@@ -97,10 +97,6 @@ impl Simd for Neon {
         pair!(vdivq_f32, a, b)
     }
     #[inline(always)]
-    fn sqrt(self, a: Self::F) -> Self::F {
-        pair!(vsqrtq_f32, a)
-    }
-    #[inline(always)]
     fn min(self, a: Self::F, b: Self::F) -> Self::F {
         // Not the minimum instructions, which treat NaN otherwise.
         self.select(self.less(a, b), b, a)

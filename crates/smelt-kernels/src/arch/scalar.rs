@@ -70,10 +70,6 @@ impl Simd for Scalar {
         lanes!(i => a[i] / b[i])
     }
     #[inline(always)]
-    fn sqrt(self, a: Self::F) -> Self::F {
-        lanes!(i => a[i].sqrt())
-    }
-    #[inline(always)]
     fn min(self, a: Self::F, b: Self::F) -> Self::F {
         lanes!(i => if a[i] < b[i] { a[i] } else { b[i] })
     }

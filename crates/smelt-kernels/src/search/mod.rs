@@ -6,7 +6,8 @@
 //! ```text
 //! plain    what `quantize` stores
 //! pair     the best scale and bias found: `fit` (affine), `small` (the other formats)
-//! found    pair with q = clamp(round((w - b) / s), 0, n), or the nearest small floats
+//! found    pair with q = clamp(round((w - b) / s), 0, n), or the nearest small floats;
+//!          up to 3 bits the pair then grows a little: `restore`
 //! stored   found if error(found) < error(plain), else plain
 //! ```
 //!
@@ -18,6 +19,7 @@ mod batch;
 mod fit;
 mod lattice;
 mod plan;
+mod restore;
 mod small;
 mod weight;
 
@@ -100,7 +102,7 @@ struct Version {
 
 /// Quantizes a block; its parts fit together.
 pub(crate) fn search(engine: Engine, task: Task, how: Search<'_>, input: &[u8], out: Packed<'_>) {
-    let law = Law::new(task.format, how.importance);
+    let law = Law::new(how.importance);
     let plan = Plan::new(task.format, how.effort);
     let block = Block { engine, task, effort: how.effort, law, plan };
     let mut at = 0;
@@ -117,7 +119,7 @@ impl Block<'_> {
         let Self { engine, task, .. } = *self;
         let size = task.format.group_size();
         let mut weights = [0.0; RUN];
-        let weights = self.law.weigh(engine, (at, size), &scratch.values[..scratch.len], &mut weights);
+        let weights = self.law.weigh(at, size, &mut weights[..scratch.len]);
         scratch.widen_pairs(engine, task, scales, biases);
         let found = self.find(scratch, weights);
         let plain = self.errors(scratch, weights, (&scratch.codes, &scratch.scales, &scratch.biases));
@@ -153,6 +155,9 @@ impl Block<'_> {
                 self.fit::<T, true>(plain, weights, &mut found);
             });
             affine::nearest(engine, task.format, padded, (&found.scales, &found.biases), &mut found.codes);
+            if restore::applies(task.format) {
+                with_element!(task.dtype, T => self.restore::<T>(plain, weights, &mut found));
+            }
         } else {
             if weights.is_empty() {
                 self.small::<false>(plain, weights, &mut found);
@@ -177,6 +182,28 @@ impl Block<'_> {
             biases: &mut found.biases[..groups],
             element: PhantomData,
         });
+    }
+
+    /// Makes up for half of the length that the groups of `found` lost.
+    fn restore<T: Element>(&self, plain: &Scratch, weights: &[f32], found: &mut Version) {
+        let Self { engine, task, .. } = *self;
+        let group_size = task.format.group_size();
+        let (mut levels, mut factors) = ([0.0; RUN], [1.0; GROUPS]);
+        let levels = &mut levels[..plain.len];
+        measure::levels(engine, task.format, &found.codes[..plain.len], levels);
+        engine.run(restore::Factors {
+            values: &plain.values[..plain.len],
+            weights,
+            levels,
+            group_size,
+            scales: &found.scales,
+            biases: &found.biases,
+            out: &mut factors[..plain.len / group_size],
+        });
+        let parts = [&mut found.scales, &mut found.biases];
+        for part in parts {
+            engine.run(restore::Grow::<T> { factors: &factors, out: part, element: PhantomData });
+        }
     }
 
     fn small<const WEIGHTED: bool>(&self, plain: &Scratch, weights: &[f32], found: &mut Version) {
