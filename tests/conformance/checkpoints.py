@@ -104,7 +104,8 @@ def weights(tensor: Tensor) -> np.ndarray:
     seed = hashlib.sha256(tensor.name.encode()).digest()[:8]
     rng = np.random.default_rng(int.from_bytes(seed, "little"))
     if tensor.dtype in ("U8", "I64"):
-        return rng.integers(0, 256, tensor.shape).astype(np.uint8 if tensor.dtype == "U8" else np.int64)
+        integer = np.uint8 if tensor.dtype == "U8" else np.int64
+        return rng.integers(0, 256, tensor.shape).astype(integer)
     values = rng.standard_normal(tensor.shape, dtype=np.float32)
     if tensor.name.endswith("norm.weight"):
         values = 1 + np.float32(0.1) * values

@@ -220,7 +220,7 @@ pub(super) fn module_of(rule: &ModuleRule, env: &Env<'_>) -> Result<Module, Valu
         Some((bits, _)) if env.eval(bits)? == Value::Null => Own::Run,
         Some((bits, group)) => {
             let (bits, group) = (env.size(bits)?.cast_signed(), env.size(group)?.cast_signed());
-            Own::Format(affine(bits, group).ok_or_else(|| ValueError::Format { bits, group })?)
+            Own::Format(affine(bits, group).ok_or(ValueError::Format { bits, group })?)
         }
     };
     Ok(Module { class: rule.class, own })

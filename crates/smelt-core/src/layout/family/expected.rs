@@ -62,7 +62,9 @@ impl Expectation {
         let towers: HashSet<String> = self.parameters.iter().filter_map(tower).collect();
         let absent = |name: &str| towers.contains(top(name)) && !there.contains(top(name));
         for (_, all) in self.parameters.iter_mut().filter(|(name, _)| absent(name)) {
-            all.iter_mut().for_each(|expected| expected.required = false);
+            for expected in all {
+                expected.required = false;
+            }
         }
     }
 
