@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use smelt_core::units::parse_bytes;
 
-pub(crate) use bits::{BitsArgs, MethodArg};
+pub(crate) use bits::{BitsArgs, EffortArg, MethodArg};
 
 /// Help headings.
 const FORMAT: &str = "How weights are stored";

@@ -42,6 +42,7 @@ fn help() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one text, as it is shown")]
 fn help_of_quantize() {
     let place = Place::new();
     assert_snapshot!(place.run("quantize --help"), @"
@@ -191,7 +192,7 @@ fn help_of_quantize() {
               commas between them, such as 4/64,8/64 [default: 2 to 6 and 8 bits in groups of 64 or 128]
 
           --sensitivity-map <FILE>
-              Scores of layers, as oMLX writes them into oq_sensitivity_map.json: layers of higher
+              Scores of layers, as oMLX writes them into `oq_sensitivity_map.json`: layers of higher
               scores get more bits
 
           --measures <FILE>

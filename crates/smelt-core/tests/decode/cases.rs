@@ -195,7 +195,7 @@ fn nibbles(codes: &[u8]) -> Vec<u8> {
     codes.chunks(2).map(|pair| pair[0] | pair[1] << 4).collect()
 }
 
-/// FP4 with a power of two for 32: gpt-oss, compressed-tensors, DeepSeek-V4 and ModelOpt.
+/// FP4 with a power of two for 32: gpt-oss, compressed-tensors, DeepSeek-V4 and `ModelOpt`.
 pub(crate) fn mxfp4(draw: Draw) -> Case {
     let Draw { lead, rows, cols, pick, seed } = draw;
     let mut dice = Dice(seed);
@@ -245,7 +245,7 @@ pub(crate) fn mxfp4(draw: Draw) -> Case {
     }
 }
 
-/// NVFP4 with a factor (ModelOpt) or a divisor (compressed-tensors).
+/// NVFP4 with a factor (`ModelOpt`) or a divisor (compressed-tensors).
 fn nvfp4(draw: Draw) -> Case {
     let Draw { rows, cols, pick, seed, .. } = draw;
     let mut dice = Dice(seed);

@@ -12,6 +12,7 @@ fn empty(name: &str, dtype: &'static str, shape: &[u64]) -> Tensor {
     tensor(name, dtype, shape, vec![0; (shape.iter().product::<u64>() * bits / 8) as usize])
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a literal at each call")]
 fn said(config: Value, tensors: &[Tensor]) -> String {
     open(&json!({ "quantization_config": config }), tensors).check_storage().unwrap_err().to_string()
 }
