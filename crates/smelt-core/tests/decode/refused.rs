@@ -109,7 +109,7 @@ fn what_the_config_contradicts() {
 
 #[test]
 fn what_no_format_has() {
-    let ternary = [empty("x.weight", "U8", &[4, 8]), empty("x.weight_scale", "BF16", &[1])];
+    let ternary = [empty("x.weight", "U8", &[4, 8]), empty("x.weight_scale", "BF16", &[4])];
     says(
         json!({ "quant_method": "bitnet" }),
         &ternary,

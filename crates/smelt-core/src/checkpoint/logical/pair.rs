@@ -58,7 +58,7 @@ pub(in crate::checkpoint) fn pair(declared: &Declared, tensors: &[StoredTensor])
         let (id, tensor) = (StoredId(at as u32), &tensors[at]);
         if let Some(why) = rules::unused(&tensor.name).filter(|_| packed) {
             pairing.unused.push((id, why));
-        } else if let Some(wanted) = companion(tensor) {
+        } else if let Some(wanted) = companion(tensor).filter(|weight| !is_ternary(&stored, weight, tensor)) {
             let spare = StorageProblem::Spare { tensor: tensor.name.to_string(), wanted };
             pairing.problems.push(spare);
         } else {
@@ -74,6 +74,10 @@ pub(in crate::checkpoint) fn pair(declared: &Declared, tensors: &[StoredTensor])
         pairing.unused.clear();
     }
     pairing
+}
+
+fn is_ternary(stored: &Stored<'_>, weight: &str, scale: &StoredTensor) -> bool {
+    stored.find(weight).is_some_and(|(_, weight)| rules::is_ternary(weight, scale))
 }
 
 /// A weight that is there as codes and as floats.

@@ -35,6 +35,7 @@ pub(super) fn packed(declared: &Declared, stored: &Stored<'_>, id: StoredId, ten
         (dtype, _) if dtype.is_narrow_float() && !codes.is_scale() => codes.fp8(),
         (DType::U8 | DType::I8, Ending::Weight | Ending::Other) => match codes.companion(&SCALES) {
             Ok(None) => return Found::Nothing,
+            Ok(Some((_, scale))) if is_ternary(tensor, scale) => return Found::Nothing,
             Ok(Some(scale)) => codes.bytes(scale),
             Err(problem) => Err(problem),
         },
@@ -44,6 +45,12 @@ pub(super) fn packed(declared: &Declared, stored: &Stored<'_>, id: StoredId, ten
         Ok(logical) => Found::Tensor(Box::new(logical)),
         Err(problem) => Found::Problem(Box::new(problem)),
     }
+}
+
+/// BitNet: three values, four to a byte, and one scale. MLX's model takes both as they are.
+pub(super) fn is_ternary(weight: &StoredTensor, scale: &StoredTensor) -> bool {
+    let one = scale.shape.iter().product::<u64>() == 1;
+    weight.dtype == DType::U8 && scale.dtype.float().is_some() && one
 }
 
 /// Why a tensor of a quantized checkpoint says nothing of a weight.
