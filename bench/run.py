@@ -1,6 +1,6 @@
 """Benchmarks of smelt against mlx-lm and against the disk. See README.md.
 
-run.py [llama] [qwen3_moe] [sparse] --dir CACHE [--smelt BIN] [--rounds 3]
+run.py [llama] [qwen3_moe] [sparse] [fp8] [deepseek] --dir CACHE [--smelt BIN] [--rounds 3]
 """
 
 import argparse
@@ -24,6 +24,9 @@ CONVERT = {
 }
 SPARSE_LAYER_BYTES = 3_700_000_000
 SPARSE_REST_BYTES = 800_000_000
+DEEPSEEK_LAYERS = 61
+DEEPSEEK_LAYER_BYTES = 6_600_000_000
+DEEPSEEK_REST_BYTES = 2_200_000_000
 
 
 @dataclass
@@ -42,8 +45,8 @@ def main() -> None:
     args.dir.mkdir(parents=True, exist_ok=True)
     print(f"{measure.machine()}; {datetime.date.today()}; {versions()}\n")
     for part in args.parts:
-        if part == "sparse":
-            sparse(args)
+        if part in OTHERS:
+            OTHERS[part](args)
         else:
             for mode in args.modes:
                 compare(part, mode, args)
@@ -51,15 +54,15 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = ["llama", "qwen3_moe", "sparse"]
-    parser.add_argument("parts", nargs="*", default=parts[:2], metavar="llama|qwen3_moe|sparse")
+    parts = ["llama", "qwen3_moe", *OTHERS]
+    parser.add_argument("parts", nargs="*", default=parts[:2], metavar="|".join(parts))
     parser.add_argument("--dir", type=Path, required=True, help="cache for checkpoints, results")
     parser.add_argument("--smelt", type=Path, default=SMELT, help="the binary (SMELT_BIN)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--cold", action="store_true", help="read sources from the disk")
     parser.add_argument("--no-mlx", action="store_true", help="leave mlx-lm out")
-    parser.add_argument("--layers", nargs="+", type=int, default=[1, 3], help="of sparse runs")
+    parser.add_argument("--layers", nargs="+", type=int, help="of sparse runs (1 3; deepseek 3 4)")
     args = parser.parse_args()
     if unknown := set(args.parts) - set(parts):
         parser.error(f"no such part: {', '.join(unknown)}")
@@ -172,8 +175,9 @@ def sparse(args: argparse.Namespace) -> None:
     runs = [measure.run(plan) for _ in range(args.rounds)]
     row = f"{median(runs, 'wall'):.2f} | {median(runs, 'cpu'):.2f} | - "
     print(f"| plan | 60 | {row}| {mib(median(runs, 'peak_rss'))} |", flush=True)
-    for layers in args.layers:
-        quantize_sparse(layers, args)
+    for layers in args.layers or [1, 3]:
+        need = layers * SPARSE_LAYER_BYTES + SPARSE_REST_BYTES
+        quantize_sparse(made_sparse(layers, args), layers, need, args)
     print()
 
 
@@ -181,18 +185,76 @@ def made_sparse(layers: int, args: argparse.Namespace) -> Path:
     return made(f"sparse-{layers}", args, ["sparse_moe.py", "--layers", str(layers)])
 
 
-def quantize_sparse(layers: int, args: argparse.Namespace) -> None:
-    need = layers * SPARSE_LAYER_BYTES + SPARSE_REST_BYTES
+def quantize_sparse(source: Path, layers: int, need: int, args: argparse.Namespace) -> None:
     if shutil.disk_usage(args.dir).free < need + 10**9:
         print(f"{layers} layers need {need / 1e9:.0f} GB of disk: left out", file=sys.stderr)
         return
     out = args.dir / "out"
-    command = smelt_command(args, made_sparse(layers, args), out, "affine")
+    command = smelt_command(args, source, out, "affine")
     result = measure.run([*command, "--max-memory", "128MiB"])
     size = sum(path.stat().st_size for path in out.glob("*.safetensors")) / 1e9
     shutil.rmtree(out)
     row = f"{result.wall:.1f} | {result.cpu:.1f} | {size:.1f} | {mib(result.peak_rss)}"
     print(f"| quantize | {layers} | {row} |", flush=True)
+
+
+# -- sources in FP8 ---------------------------------------------------------------
+
+
+def fp8(args: argparse.Namespace) -> None:
+    """The same model from BF16 and from block FP8, in turns: rates in source parameters."""
+    for model in ("llama", "qwen3_moe"):
+        plain = made(model, args, ["make_models.py", model])
+        packed = made(f"{model}-fp8", args, ["fp8.py", "twin", model])
+        contenders = []
+        for name, source in (("BF16", plain), ("FP8 128 x 128", packed)):
+            out = args.dir / "out"
+            command = smelt_command(args, source, out, "affine")
+            contenders.append(Contender(f"smelt from {name}", command, out, args.rounds))
+        run_in_turns(contenders, lambda: None)
+        print(f"### {model}, affine 4 bit, from BF16 and from FP8 (warm source)\n")
+        print_table(contenders)
+        print_rates(contenders, parameters(plain))
+
+
+def parameters(checkpoint: Path) -> int:
+    """Of a checkpoint in BF16; what the headers take is nothing beside it."""
+    return sum(path.stat().st_size for path in checkpoint.glob("*.safetensors")) // 2
+
+
+def print_rates(contenders: list[Contender], count: int) -> None:
+    rates = [count / median(c.runs, "wall") / 1e9 for c in contenders]
+    for c, rate in zip(contenders, rates, strict=True):
+        share = f"{100 * rate / rates[0]:.0f} % of the first"
+        print(f"{c.name}: {rate:.2f} billion source parameters a second, {share}")
+    print(flush=True)
+
+
+def deepseek(args: argparse.Namespace) -> None:
+    print(
+        "### DeepSeek-V3's shapes (671B) in FP8, sparse files, affine 4 bit, --max-memory 128MiB\n"
+    )
+    print("| command | layers | wall s | CPU s | output GB | peak RSS MiB |")
+    print("|---|---|---|---|---|---|")
+    plan = [str(args.smelt), "plan", str(made_deepseek(DEEPSEEK_LAYERS, args)), *MODES["affine"]]
+    runs = [measure.run(plan) for _ in range(args.rounds)]
+    row = f"{median(runs, 'wall'):.2f} | {median(runs, 'cpu'):.2f} | - "
+    print(f"| plan | {DEEPSEEK_LAYERS} | {row}| {mib(median(runs, 'peak_rss'))} |", flush=True)
+    for layers in args.layers or [3, 4]:
+        need = max(layers - 3, 0) * DEEPSEEK_LAYER_BYTES + DEEPSEEK_REST_BYTES
+        quantize_sparse(made_deepseek(layers, args), layers, need, args)
+    print()
+
+
+def made_deepseek(layers: int, args: argparse.Namespace) -> Path:
+    return made(f"deepseek-{layers}", args, ["fp8.py", "deepseek", "--layers", str(layers)])
+
+
+OTHERS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "sparse": sparse,
+    "fp8": fp8,
+    "deepseek": deepseek,
+}
 
 
 if __name__ == "__main__":

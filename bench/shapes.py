@@ -98,8 +98,83 @@ def _attention(d: Dims, layer: str) -> dict[str, list[int]]:
 
 
 def _mlp(d: Dims, prefix: str) -> dict[str, list[int]]:
+    return _swiglu(prefix, d.hidden, d.inner)
+
+
+DEEPSEEK_LAYERS = 61
+DEEPSEEK_EXPERTS = 256
+DEEPSEEK_DENSE = 3
+
+
+def deepseek_v3(layers: int) -> dict[str, Any]:
+    """The published shapes, without the layer that predicts further tokens."""
+    hidden, heads, rank = 7168, 128, 512
+    config = {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "deepseek_v3",
+        "attention_bias": False,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "first_k_dense_replace": DEEPSEEK_DENSE,
+        "hidden_act": "silu",
+        "hidden_size": hidden,
+        "intermediate_size": 18432,
+        "kv_lora_rank": rank,
+        "max_position_embeddings": 163840,
+        "moe_intermediate_size": 2048,
+        "moe_layer_freq": 1,
+        "n_group": 8,
+        "n_routed_experts": DEEPSEEK_EXPERTS,
+        "n_shared_experts": 1,
+        "norm_topk_prob": True,
+        "num_attention_heads": heads,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": heads,
+        "q_lora_rank": 1536,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000,
+        "routed_scaling_factor": 2.5,
+        "scoring_func": "sigmoid",
+        "tie_word_embeddings": False,
+        "topk_group": 4,
+        "topk_method": "noaux_tc",
+        "v_head_dim": 128,
+        "vocab_size": 129280,
+    }
+    layer, moe = f"model.layers.{{0-{layers - 1}}}", f"model.layers.{{3-{layers - 1}}}.mlp"
+    attention = {
+        "q_a_proj": [1536, hidden],
+        "q_b_proj": [heads * 192, 1536],
+        "kv_a_proj_with_mqa": [rank + 64, hidden],
+        "kv_b_proj": [heads * 256, rank],
+        "o_proj": [hidden, heads * 128],
+        "q_a_layernorm": [1536],
+        "kv_a_layernorm": [rank],
+    }
+    tensors: dict[str, Any] = {
+        "model.embed_tokens.weight": [129280, hidden],
+        "model.norm.weight": [hidden],
+        "lm_head.weight": [129280, hidden],
+        f"{layer}.input_layernorm.weight": [hidden],
+        f"{layer}.post_attention_layernorm.weight": [hidden],
+    }
+    tensors |= {f"{layer}.self_attn.{name}.weight": shape for name, shape in attention.items()}
+    dense = min(layers, DEEPSEEK_DENSE)
+    tensors |= _swiglu(f"model.layers.{{0-{dense - 1}}}.mlp", hidden, 18432)
+    if layers > DEEPSEEK_DENSE:
+        tensors |= _swiglu(f"{moe}.experts.{{0-{DEEPSEEK_EXPERTS - 1}}}", hidden, 2048)
+        tensors |= _swiglu(f"{moe}.shared_experts", hidden, 2048)
+        tensors[f"{moe}.gate.weight"] = [DEEPSEEK_EXPERTS, hidden]
+        tensors[f"{moe}.gate.e_score_correction_bias"] = ["F32", [DEEPSEEK_EXPERTS]]
+    return {"config": config, "tensors": tensors}
+
+
+def _swiglu(prefix: str, hidden: int, inner: int) -> dict[str, list[int]]:
     return {
-        f"{prefix}.gate_proj.weight": [d.inner, d.hidden],
-        f"{prefix}.up_proj.weight": [d.inner, d.hidden],
-        f"{prefix}.down_proj.weight": [d.hidden, d.inner],
+        f"{prefix}.gate_proj.weight": [inner, hidden],
+        f"{prefix}.up_proj.weight": [inner, hidden],
+        f"{prefix}.down_proj.weight": [hidden, inner],
     }

@@ -16,6 +16,7 @@ import shapes  # first: it makes `checkpoints` importable
 from checkpoints import (
     Tensor,
     Variant,
+    hole,
     manifest_tensors,
     write_json,
     write_tensors,
@@ -59,7 +60,7 @@ def main() -> None:
     args.out.mkdir(parents=True)
     write_json(args.out / "config.json", manifest["config"] | {"torch_dtype": "bfloat16"})
     write_tokenizer(args.out, manifest["config"]["eos_token_id"])
-    write_tensors(args.out, shards, sparse=True)
+    write_tensors(args.out, shards, fill=hole)
     total = sum(t.nbytes for t in tensors)
     print(f"{len(tensors)} tensors, {total / 1e9:.0f} GB in {len(shards)} sparse shards")
 

@@ -11,9 +11,10 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 MANIFESTS = Path(__file__).parent / "manifests"
-ITEM_SIZE = {"BF16": 2, "F16": 2, "F32": 4}
+ITEM_SIZE = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4, "U8": 1, "I64": 8}
 CONFIG_DTYPE = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 TOKENS = 512
 
@@ -102,6 +103,9 @@ def weights(tensor: Tensor) -> np.ndarray:
     """Deterministic values: N(0, 0.02), norms N(1, 0.1). bf16 comes as u16 bits."""
     seed = hashlib.sha256(tensor.name.encode()).digest()[:8]
     rng = np.random.default_rng(int.from_bytes(seed, "little"))
+    if tensor.dtype in ("U8", "I64"):
+        integer = np.uint8 if tensor.dtype == "U8" else np.int64
+        return rng.integers(0, 256, tensor.shape).astype(integer)
     values = rng.standard_normal(tensor.shape, dtype=np.float32)
     if tensor.name.endswith("norm.weight"):
         values = 1 + np.float32(0.1) * values
@@ -118,8 +122,16 @@ def bf16_bits(values: np.ndarray) -> np.ndarray:
     return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
 
 
-def write_shard(path: Path, tensors: Iterable[Tensor], *, sparse: bool = False) -> None:
-    """Write one safetensors file; `sparse` leaves the data a hole (zeros)."""
+Fill = Callable[[Tensor], np.ndarray | None]
+"""A tensor's data; None leaves a hole in the file, which reads as zeros."""
+
+
+def hole(tensor: Tensor) -> None:
+    """No data at all."""
+
+
+def write_shard(path: Path, tensors: Iterable[Tensor], *, fill: Fill = weights) -> None:
+    """Write one safetensors file."""
     entries: dict[str, Any] = {}
     offset = 0
     tensors = list(tensors)
@@ -134,14 +146,16 @@ def write_shard(path: Path, tensors: Iterable[Tensor], *, sparse: bool = False) 
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        if sparse:
-            file.truncate(8 + len(text) + offset)
-            return
         for t in tensors:
-            file.write(weights(t).data)
+            data = fill(t)
+            if data is None:
+                file.seek(t.nbytes, os.SEEK_CUR)
+            else:
+                file.write(np.ascontiguousarray(data).data)
+        file.truncate(8 + len(text) + offset)
 
 
-def write_tensors(out: Path, shards: list[list[Tensor]], *, sparse: bool = False) -> None:
+def write_tensors(out: Path, shards: list[list[Tensor]], *, fill: Fill = weights) -> None:
     """Write all shards, and the index where there is more than one."""
     names = ["model.safetensors"]
     if len(shards) > 1:
@@ -154,7 +168,7 @@ def write_tensors(out: Path, shards: list[list[Tensor]], *, sparse: bool = False
         }
         write_json(out / "model.safetensors.index.json", index)
     for name, shard in zip(names, shards, strict=True):
-        write_shard(out / name, shard, sparse=sparse)
+        write_shard(out / name, shard, fill=fill)
 
 
 def write_tokenizer(out: Path, eos_token_id: int | None) -> None:
@@ -181,7 +195,9 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def write_checkpoint(out: Path, manifest: dict[str, Any], variant: Variant) -> Path:
+def write_checkpoint(
+    out: Path, manifest: dict[str, Any], variant: Variant, fill: Fill = weights
+) -> Path:
     """Write a whole checkpoint directory and return it."""
     out.mkdir(parents=True)
     config = dict(manifest["config"])
@@ -196,7 +212,7 @@ def write_checkpoint(out: Path, manifest: dict[str, Any], variant: Variant) -> P
         random.Random(0).shuffle(tensors)
     count = variant.shards or manifest.get("shards", 1)
     size = -(-len(tensors) // count)
-    write_tensors(out, [tensors[i : i + size] for i in range(0, len(tensors), size)])
+    write_tensors(out, [tensors[i : i + size] for i in range(0, len(tensors), size)], fill=fill)
     return out
 
 

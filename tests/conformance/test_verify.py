@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import mlx_lm
 import pytest
-from conftest import Workspace, mlx_lm_convert
+from conftest import PLAIN, ROOT, Workspace, mlx_lm_convert
 from formats import ALL, DEFAULT, MXFP4, MXFP8, NONE, NVFP4, Format
 
 FORMATS = [DEFAULT, Format("affine", 2, 32), Format("affine", 8, 128), MXFP4, MXFP8, NVFP4, NONE]
@@ -34,6 +35,16 @@ def test_mlx_lm_is_sound(family: str, fmt: Format, workspace: Workspace) -> None
     (done,) = data(events, "done")
     assert done["library"] == "mlx-lm"
     assert done["compared"] == done["parameters"]
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "kimi_linear", "nemotron_h", "lfm2", "mistral3"])
+def test_other_architectures_are_sound(name: str, workspace: Workspace, tmp_path: Path) -> None:
+    """Stacked experts, shifted norms, convolutions, parameters that are never cast."""
+    source = tmp_path / "source"
+    manifest = json.loads((ROOT / "tests" / "manifests" / f"{name}.json").read_text())
+    checkpoints.write_checkpoint(source, manifest, PLAIN)
+    out = mlx_lm_convert(source, tmp_path / "out", quantize=True, q_group_size=32)
+    assert not data(verdict(workspace, out, "--against", source), "finding")
 
 
 @pytest.mark.parametrize("recipe", ["mixed_2_6", "mixed_3_4", "mixed_4_6"])

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use smelt_core::units::parse_bytes;
 
-pub(crate) use bits::{BitsArgs, MethodArg};
+pub(crate) use bits::{BitsArgs, EffortArg, MethodArg};
 
 /// Help headings.
 const FORMAT: &str = "How weights are stored";
@@ -136,6 +136,15 @@ pub(crate) struct PlanArgs {
     #[arg(long)]
     pub(crate) allow_nonfinite: bool,
 
+    /// What becomes of weights in a format that MLX has as well: `auto` moves their bits where as many
+    /// are asked for as they have, `never` decodes them and quantizes again
+    #[arg(help_heading = FORMAT, long, value_enum, default_value = "auto")]
+    pub(crate) transcode: TranscodeArg,
+
+    /// Decode weights that MLX quantized already and quantize them again, which loses more
+    #[arg(long)]
+    pub(crate) allow_requantize: bool,
+
     /// Memory for the whole process, such as 64MiB or 4G: more lets more blocks be on their way at
     /// once [default: 1GiB or a quarter of what is free, whichever is less]
     #[arg(help_heading = RESOURCES, long, value_name = "SIZE", value_parser = size)]
@@ -148,6 +157,15 @@ pub(crate) struct PlanArgs {
     /// Write JSON to standard output (docs/json.md describes it)
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Whether bits are moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TranscodeArg {
+    /// Where it is exact and no fewer bits are asked for
+    Auto,
+    /// Not at all
+    Never,
 }
 
 #[derive(Debug, clap::Args)]

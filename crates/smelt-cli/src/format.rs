@@ -33,24 +33,39 @@ pub(crate) fn count(value: u64) -> String {
 pub(crate) fn notes(notes: &[Note]) -> Vec<String> {
     let mut lines = Vec::new();
     let mut rows: BTreeMap<(u64, u64), Vec<&str>> = BTreeMap::new();
+    let mut moved: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for note in notes {
         match note {
             Note::NotDivisible { module, row, group_size } => {
                 rows.entry((*row, *group_size)).or_default().push(module);
             }
+            Note::Moved { module, format, asked } => {
+                let what = format!("moved as {format} bit by bit, not quantized as {asked}");
+                moved.entry(what).or_default().push(module);
+            }
+            Note::NotMoved { module, why } => {
+                moved.entry(format!("decoded and quantized again: {why}")).or_default().push(module);
+            }
             other => lines.push(other.to_string()),
         }
     }
     lines.extend(rows.into_iter().map(|((row, group_size), modules)| {
-        let shown = modules.iter().take(NAMED).map(|module| format!("`{module}`"));
-        let mut list = shown.collect::<Vec<_>>().join(", ");
-        if modules.len() > NAMED {
-            list = format!("{list} and {} more", modules.len() - NAMED);
-        }
-        let verb = if modules.len() == 1 { "is" } else { "are" };
-        format!("{list} {verb} not quantized: rows of {row} do not divide into groups of {group_size}")
+        let what = format!("not quantized: rows of {row} do not divide into groups of {group_size}");
+        some_are(&modules, &what)
     }));
+    lines.extend(moved.into_iter().map(|(what, modules)| some_are(&modules, &what)));
     lines
+}
+
+/// `a`, `b` and 3 more are this.
+fn some_are(modules: &[&str], what: &str) -> String {
+    let shown = modules.iter().take(NAMED).map(|module| format!("`{module}`"));
+    let mut list = shown.collect::<Vec<_>>().join(", ");
+    if modules.len() > NAMED {
+        list = format!("{list} and {} more", modules.len() - NAMED);
+    }
+    let verb = if modules.len() == 1 { "is" } else { "are" };
+    format!("{list} {verb} {what}")
 }
 
 /// Rows of cells as a table: the first column to the left, the others to the right, the last as

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::checkpoint::DType;
+use crate::checkpoint::{DType, StorageProblem};
 use crate::layout::Problem;
 use crate::layout::family::FamilyError;
 use crate::layout::graph::OpError;
@@ -379,6 +379,40 @@ pub enum Error {
         length: u64,
     },
 
+    // ---- checkpoint: how weights are stored ----
+    /// Stored tensors that do not make up weights.
+    #[error("the weights can't be read as they are stored:{problems}")]
+    Storage {
+        /// Everything that does not fit.
+        problems: Listed<StorageProblem>,
+    },
+    /// A scale byte that is no number.
+    #[error("`{tensor}` holds the byte 255, which is no scale; download it again")]
+    NoScale {
+        /// The tensor with the scales.
+        tensor: String,
+    },
+    /// A group that is not there.
+    #[error("`{tensor}` names group {group}, which `scales` does not have; download it again")]
+    GroupOrder {
+        /// The tensor with the order.
+        tensor: String,
+        /// The group.
+        group: i32,
+    },
+    /// A stored shape that is not the tensor's.
+    #[error("`{companion}` says {said:?}, but `{tensor}` has shape {shape:?}")]
+    SaidShape {
+        /// The tensor that holds the shape.
+        companion: String,
+        /// What it says.
+        said: Vec<u64>,
+        /// The weight.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<u64>,
+    },
+
     // ---- layout ----
     /// A model type that no family covers.
     #[error(
@@ -447,13 +481,14 @@ pub enum Error {
     },
 
     // ---- plan ----
-    /// Weights that are quantized already.
-    #[error("the weights are {storage}; {}", packed_help(*.mlx))]
-    Packed {
+    /// Weights that MLX quantized already.
+    #[error(
+        "the weights are {storage}; quantizing them again loses more: take the original checkpoint, or give \
+         `--allow-requantize`"
+    )]
+    Requantize {
         /// How they are stored.
         storage: String,
-        /// Whether by MLX.
-        mlx: bool,
     },
     /// A format that MLX does not store.
     #[error("{why}")]
@@ -645,11 +680,14 @@ impl fmt::Display for Changes {
 }
 
 /// Everything about a checkpoint that does not fit its family; shown up to a dozen.
-#[derive(Debug)]
-pub struct Problems(pub Vec<Problem>);
+pub type Problems = Listed<Problem>;
 
-impl From<Vec<Problem>> for Problems {
-    fn from(problems: Vec<Problem>) -> Self {
+/// A list in a message, shown up to a dozen.
+#[derive(Debug)]
+pub struct Listed<T>(pub Vec<T>);
+
+impl<T> From<Vec<T>> for Listed<T> {
+    fn from(problems: Vec<T>) -> Self {
         Self(problems)
     }
 }
@@ -657,7 +695,7 @@ impl From<Vec<Problem>> for Problems {
 /// More than this many problems are counted, not listed: one missing shard makes thousands.
 const SHOWN: usize = 12;
 
-impl fmt::Display for Problems {
+impl<T: fmt::Display> fmt::Display for Listed<T> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         list(out, &self.0)
     }
@@ -683,15 +721,6 @@ fn other_run(finished: bool) -> (&'static str, &'static str) {
             "an unfinished run that was made differently",
             "run it as before to go on, start anew with `--no-resume`, or choose another with `-o`",
         )
-    }
-}
-
-/// The second half of [`Error::Packed`].
-fn packed_help(mlx: bool) -> &'static str {
-    if mlx {
-        "quantizing them again would lose more: take the original checkpoint"
-    } else {
-        "smelt does not read this storage format yet: take the BF16 checkpoint"
     }
 }
 

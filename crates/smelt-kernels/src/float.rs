@@ -142,7 +142,7 @@ impl Half {
     }
 
     #[inline(always)]
-    fn decode<S: Simd>(s: S, code: S::I) -> S::F {
+    pub(crate) fn decode<S: Simd>(s: S, code: S::I) -> S::F {
         let magnitude = s.and(code, s.splat32(0x7FFF));
         let finite = F16.decode(s, magnitude);
         // A signalling NaN becomes quiet, as by the instructions for it.

@@ -34,6 +34,7 @@ mod measure;
 mod mx;
 mod pack;
 mod run;
+mod scaled;
 mod search;
 mod transpose;
 
@@ -57,6 +58,55 @@ pub struct Packed<'a> {
     pub scales: &'a mut [u8],
     /// Biases, as long as the scales; empty for a format without biases.
     pub biases: &'a mut [u8],
+}
+
+/// What a byte of codes means, in the formats of other tools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// A float of 4 exponent bits, without infinities; 0x7F and 0xFF are NaN.
+    E4m3,
+    /// A float of 5 exponent bits, with infinities.
+    E5m2,
+    /// A float of four bits, in the low half of the byte.
+    E2m1,
+    /// An integer from 0 to 255.
+    Unsigned,
+    /// An integer from -128 to 127.
+    Signed,
+}
+
+/// Scales and zero points along a row of codes.
+#[derive(Clone, Copy, Debug)]
+pub struct Steps<'a> {
+    /// One for each group that the row meets.
+    pub scales: &'a [f32],
+    /// As many, or none where all are 0.
+    pub zeros: &'a [f32],
+    /// Elements of a group.
+    pub size: usize,
+    /// Elements of the first group that come before the row's first; less than `size`.
+    pub skip: usize,
+}
+
+/// Decodes a row of codes: `(value - zero) * scale` in f32, rounded to `to`. NaN is positive.
+///
+/// # Panics
+///
+/// If `out` has not as many elements as there are codes, or the groups are not exactly those that
+/// the row meets.
+pub fn scaled(code: Code, codes: &[u8], steps: Steps<'_>, to: Float, out: &mut [u8]) {
+    Isa::best().scaled(code, codes, steps, to, out);
+}
+
+/// Spreads codes of 1, 2, 4 or 8 bits, the lowest bits of a byte first, over a byte each.
+///
+/// # Panics
+///
+/// If `codes` has not as many bytes as there are codes, or for another width.
+pub fn unpack(bits: u8, packed: &[u8], codes: &mut [u8]) {
+    assert!(matches!(bits, 1 | 2 | 4 | 8), "codes of {bits} bits do not fill bytes");
+    assert_eq!(packed.len() * 8 / usize::from(bits), codes.len(), "a byte for each code");
+    scaled::unpack(bits, packed, codes);
 }
 
 /// Quantizes whole groups of `input`, elements of `dtype`.
@@ -266,6 +316,20 @@ impl Isa {
         } else {
             float::convert(self.expect_engine(), from, to, input, out);
         }
+    }
+
+    /// [`scaled`](crate::scaled()) with this instruction set.
+    ///
+    /// # Panics
+    ///
+    /// As [`scaled`](crate::scaled()), and if this CPU lacks the instructions.
+    pub fn scaled(self, code: Code, codes: &[u8], steps: Steps<'_>, to: Float, out: &mut [u8]) {
+        assert_eq!(codes.len() * to.size(), out.len(), "as many elements as codes");
+        assert!(steps.skip < steps.size, "the first group begins before it ends");
+        let groups = (steps.skip + codes.len()).div_ceil(steps.size);
+        assert_eq!(steps.scales.len(), groups, "a scale for each group");
+        assert!(steps.zeros.is_empty() || steps.zeros.len() == groups, "a zero point for each group");
+        scaled::scaled(self.expect_engine(), code, codes, steps, to, out);
     }
 
     fn expect_engine(self) -> Engine {

@@ -284,7 +284,7 @@ pub(crate) fn scale_value<S: Simd>(s: S, kind: ScaleType, byte: S::I) -> S::F {
 
 /// Values of codes with sign; E4M3's 127 is NaN.
 #[inline(always)]
-fn value_of<S: Simd>(s: S, small: Small, code: S::I) -> S::F {
+pub(crate) fn value_of<S: Simd>(s: S, small: Small, code: S::I) -> S::F {
     let magnitude = s.and(code, s.splat32((1 << small.sign_bit()) - 1));
     let value = s.bits(small.decode(s, magnitude));
     let sign = s.shl(s.sub32(code, magnitude), 31 - small.sign_bit());

@@ -54,7 +54,7 @@ pub(crate) struct BitsArgs {
     #[arg(help_heading = BITS, long, value_name = "LIST", requires = "target-of-bits", value_parser = formats)]
     pub(crate) formats: Option<FormatList>,
 
-    /// Scores of layers, as oMLX writes them into oq_sensitivity_map.json: layers of higher scores get
+    /// Scores of layers, as oMLX writes them into `oq_sensitivity_map.json`: layers of higher scores get
     /// more bits
     #[arg(help_heading = BITS, long, value_name = "FILE", requires = "target-of-bits")]
     pub(crate) sensitivity_map: Option<PathBuf>,
@@ -98,7 +98,6 @@ impl EffortArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(clippy::enum_variant_names, reason = "they are mlx-lm's")]
 pub(crate) enum RecipeArg {
     /// 2 bits, some modules 6
     #[value(name = "mixed_2_6")]

@@ -13,7 +13,7 @@ use smelt_core::plan::{Memory, Method, Options, Origin, Plan};
 use smelt_core::units::bytes;
 use smelt_kernels::{Effort, Format, Mode};
 
-use crate::args::{BitsArgs, MethodArg, PlanArgs};
+use crate::args::{BitsArgs, EffortArg, MethodArg, PlanArgs};
 use crate::printer::{self, Printer};
 use crate::progress::Progress;
 
@@ -64,16 +64,16 @@ fn allocated(
     let means = Means { importance: None, memory: around.memory, observer: &progress, stop: around.stop };
     let measured = allocating.measure(&mut measures, means);
     progress.clear();
-    tell(measured?, &measures, &file)?;
+    tell(measured?, &measures, &file);
     Ok(allocating.plan(&measures)?)
 }
 
 /// Keeps what was measured, and says what happened.
-fn tell(measured: bool, measures: &Measures, file: &Path) -> anyhow::Result<()> {
+fn tell(measured: bool, measures: &Measures, file: &Path) {
     let shown = file.display();
     if !measured {
         printer::note(&format!("the errors in `{shown}` are used; no weight is read to choose widths"));
-        return Ok(());
+        return;
     }
     match measures.write(file) {
         Ok(()) => printer::note(&format!(
@@ -85,7 +85,6 @@ fn tell(measured: bool, measures: &Measures, file: &Path) -> anyhow::Result<()> 
             printer::warning(&format!("{error}{why}; another target will measure again"));
         }
     }
-    Ok(())
 }
 
 /// The file of measurements beside an output: all targets of a checkpoint share it.
@@ -144,7 +143,7 @@ pub(crate) fn method(args: &BitsArgs) -> anyhow::Result<Method> {
     match (args.method, args.effort) {
         (MethodArg::Rtn, Some(_)) => bail!("`--effort` is for `--method search`; rounding makes none"),
         (MethodArg::Rtn, None) => Ok(Method::Rtn),
-        (MethodArg::Search, effort) => Ok(Method::Search(effort.map_or(Effort::Default, |arg| arg.effort()))),
+        (MethodArg::Search, effort) => Ok(Method::Search(effort.map_or(Effort::Default, EffortArg::effort))),
     }
 }
 

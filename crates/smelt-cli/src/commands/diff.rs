@@ -1,6 +1,7 @@
 //! `smelt diff`: two models or checkpoints side by side.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use anyhow::anyhow;
@@ -93,7 +94,7 @@ fn text(found: &Differences, show: usize) -> String {
     text.push('\n');
     text.push_str(&table(&rows));
     if entries.len() > show {
-        text.push_str(&format!("and {} more: --show lists them\n", entries.len() - show));
+        let _ = writeln!(text, "and {} more: --show lists them", entries.len() - show);
     }
     text
 }

@@ -76,7 +76,7 @@ impl Report {
             tensors: checkpoint.tensors().len(),
             shards: checkpoint.shards().len(),
             bytes: checkpoint.tensors().iter().map(|tensor| tensor.bytes).sum(),
-            storage: checkpoint.storage().describe(),
+            storage: checkpoint.describe_storage(),
             dtypes,
             tokenizer,
             side_files,

@@ -20,11 +20,11 @@ use anyhow::Context as _;
 use smelt_core::Error;
 use smelt_core::checkpoint::{Checkpoint, DType};
 use smelt_core::layout::Family;
-use smelt_core::plan::{Memory, Options, Origin, Override, Plan, Schedule, family_of, options};
+use smelt_core::plan::{Memory, Options, Origin, Override, Plan, Schedule, Transcode, family_of, options};
 use smelt_core::source::LocalSource;
 use smelt_kernels::{Format, Mode, Rounding};
 
-use crate::args::{DtypeArg, LibraryArg, ModeArg, PlanArgs, RoundingArg};
+use crate::args::{DtypeArg, LibraryArg, ModeArg, PlanArgs, RoundingArg, TranscodeArg};
 use crate::printer::{self, Printer};
 use crate::{format, system};
 
@@ -154,6 +154,11 @@ fn options(args: &PlanArgs) -> anyhow::Result<Options> {
         overrides: overrides.collect::<Result<_, _>>()?,
         strict: args.strict,
         allow_nonfinite: args.allow_nonfinite,
+        allow_requantize: args.allow_requantize,
+        transcode: match args.transcode {
+            TranscodeArg::Auto => Transcode::Auto,
+            TranscodeArg::Never => Transcode::Never,
+        },
         ..Options::default()
     })
 }

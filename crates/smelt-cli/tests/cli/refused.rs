@@ -5,7 +5,7 @@ use std::fs;
 use insta::assert_snapshot;
 use serde_json::json;
 
-use crate::{Model, Place};
+use crate::{Model, Place, shard};
 
 fn changed(name: &str, change: impl FnOnce(&mut Model)) -> String {
     Place::with(name, change).quantize_refusal()
@@ -70,10 +70,15 @@ fn models_that_smelt_does_not_know() {
 #[test]
 fn weights_that_are_quantized_already() {
     let quantized = |block: serde_json::Value| changed("llama", |model| model.config["quantization"] = block);
-    assert_snapshot!(quantized(json!({"group_size": 64, "bits": 4})), @"error: the weights are already quantized by MLX (affine, 4 bits, group size 64); quantizing them again would lose more: take the original checkpoint");
-    let gptq =
-        |model: &mut Model| model.config["quantization_config"] = json!({"quant_method": "gptq", "bits": 4});
-    assert_snapshot!(changed("llama", gptq), @"error: the weights are already quantized (gptq); smelt does not read this storage format yet: take the BF16 checkpoint");
+    assert_snapshot!(quantized(json!({"group_size": 64, "bits": 4})), @"error: the weights are already quantized by MLX (affine, 4 bits, group size 64); quantizing them again loses more: take the original checkpoint, or give `--allow-requantize`");
+    // A scale that is missing, in a format that smelt reads.
+    let place = Place::with("llama", |_| {});
+    let fp8 = r#"{"x.weight":{"dtype":"F8_E4M3","shape":[4,8],"data_offsets":[0,32]}}"#;
+    place.write("model/model.safetensors", &shard(fp8, 32));
+    assert_snapshot!(place.quantize_refusal(), @"
+    error: the weights can't be read as they are stored:
+      `x.weight` (F8_E4M3) has no scale such as `x.weight_scale_inv` or `x.weight_scale`
+    ");
 }
 
 #[test]

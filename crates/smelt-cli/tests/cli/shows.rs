@@ -42,6 +42,7 @@ fn help() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one text, as it is shown")]
 fn help_of_quantize() {
     let place = Place::new();
     assert_snapshot!(place.run("quantize --help"), @"
@@ -71,6 +72,9 @@ fn help_of_quantize() {
 
           --allow-nonfinite
               Go on when a weight holds NaN or infinity
+
+          --allow-requantize
+              Decode weights that MLX quantized already and quantize them again, which loses more
 
           --json
               Write JSON to standard output (docs/json.md describes it)
@@ -136,7 +140,7 @@ fn help_of_quantize() {
               Possible values:
               - search: Scales and biases of least squared error
               - rtn:    Rounding as MLX does it
-                  
+              
               [default: search]
 
           --effort <EFFORT>
@@ -146,6 +150,16 @@ fn help_of_quantize() {
               - fast:    Most of the gain
               - default: Nearly all of it
               - best:    What is left, at a third of the speed
+
+          --transcode <TRANSCODE>
+              What becomes of weights in a format that MLX has as well: `auto` moves their bits where as
+              many are asked for as they have, `never` decodes them and quantizes again
+
+              Possible values:
+              - auto:  Where it is exact and no fewer bits are asked for
+              - never: Not at all
+              
+              [default: auto]
 
     How many bits each module gets:
           --target-bpw <BITS>
@@ -178,7 +192,7 @@ fn help_of_quantize() {
               commas between them, such as 4/64,8/64 [default: 2 to 6 and 8 bits in groups of 64 or 128]
 
           --sensitivity-map <FILE>
-              Scores of layers, as oMLX writes them into oq_sensitivity_map.json: layers of higher
+              Scores of layers, as oMLX writes them into `oq_sensitivity_map.json`: layers of higher
               scores get more bits
 
           --measures <FILE>
@@ -319,7 +333,7 @@ fn inspect() {
     stored as   already quantized by MLX (affine, 4 bits): BF16 1.38 MiB
     tokenizer   tokenizer.json
     side files  none
-    in the way  the weights are already quantized by MLX (affine, 4 bits); quantizing them again would lose more: take the original checkpoint
+    in the way  the weights are already quantized by MLX (affine, 4 bits); quantizing them again loses more: take the original checkpoint, or give `--allow-requantize`
     ");
 }
 

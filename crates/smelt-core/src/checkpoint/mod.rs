@@ -11,11 +11,13 @@ mod files;
 mod header;
 mod index;
 mod json;
+pub mod logical;
 mod open;
 pub(crate) mod read;
 pub mod region;
 mod storage;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -26,14 +28,21 @@ pub use files::{Files, classify};
 pub use header::{Header, MAX_HEADER, TensorInfo, parse_header};
 pub use index::{INDEX, Index};
 pub use json::JsonText;
+pub use logical::{LogicalTensor, StorageProblem};
 pub use storage::Storage;
+
+use logical::{Pairing, Part};
 
 use crate::source::{FileEntry, Source, Stamped};
 use crate::{Error, Result};
 
-/// Place of a tensor in [`Checkpoint::tensors`].
+/// Place of a tensor in [`Checkpoint::logical_tensors`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TensorId(pub u32);
+
+/// Place of a stored tensor in [`Checkpoint::tensors`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StoredId(pub u32);
 
 /// A tensor as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +87,7 @@ pub struct Checkpoint {
     files: Files,
     tensors: Vec<StoredTensor>,
     storage: Storage,
+    pairing: Pairing,
     stamps: Vec<Stamped>,
 }
 
@@ -124,17 +134,85 @@ impl Checkpoint {
         &self.tensors
     }
 
-    /// The tensor of this name.
-    pub fn find(&self, name: &str) -> Option<TensorId> {
-        let place = self.tensors.binary_search_by(|tensor| (*tensor.name).cmp(name)).ok()?;
-        Some(TensorId(place as u32))
+    /// The stored tensor of this name.
+    pub fn find(&self, name: &str) -> Option<StoredId> {
+        find(&self.tensors, name)
     }
 
-    /// The tensor of this id.
+    /// What the stored tensors mean, sorted by name bytewise: the same, one for one, where all are plain
+    /// or where [`Self::check_storage`] fails.
+    pub fn logical_tensors(&self) -> &[LogicalTensor] {
+        &self.pairing.logical
+    }
+
+    /// The logical tensor of this id.
     ///
     /// # Panics
     /// If the id is of another checkpoint.
-    pub fn tensor(&self, id: TensorId) -> &StoredTensor {
+    pub fn logical(&self, id: TensorId) -> &LogicalTensor {
+        &self.pairing.logical[id.0 as usize]
+    }
+
+    /// The id of a part of a native tensor, as a source of expressions: behind those of the logical tensors.
+    pub fn part_id(&self, id: TensorId, part: Part) -> TensorId {
+        TensorId(self.pairing.logical.len() as u32 + id.0 * Part::ALL.len() as u32 + part as u32)
+    }
+
+    /// The logical tensor that an id means, or of which it means a part.
+    pub(crate) fn part_of(&self, id: TensorId) -> (&LogicalTensor, Option<Part>) {
+        let parts = Part::ALL.len();
+        match (id.0 as usize).checked_sub(self.pairing.logical.len()) {
+            None => (self.logical(id), None),
+            Some(behind) => (&self.pairing.logical[behind / parts], Some(Part::ALL[behind % parts])),
+        }
+    }
+
+    /// Stored tensors that say nothing of a weight, and why they are left out.
+    pub fn unused(&self) -> &[(StoredId, &'static str)] {
+        &self.pairing.unused
+    }
+
+    /// The storage formats in words, with the number of tensors in each.
+    pub fn formats(&self) -> BTreeMap<String, u64> {
+        let mut formats = BTreeMap::new();
+        for words in self.pairing.logical.iter().filter_map(LogicalTensor::format) {
+            *formats.entry(words).or_default() += 1;
+        }
+        formats
+    }
+
+    /// In which form the weights are stored, in words: the formats of the tensors where they are known.
+    pub fn describe_storage(&self) -> String {
+        let formats = self.formats();
+        if formats.is_empty() || matches!(self.storage, Storage::Mlx { .. }) {
+            return self.storage.describe();
+        }
+        let plain = self.pairing.logical.iter().filter(|tensor| tensor.is_plain()).count();
+        let listed = formats.iter().map(|(words, count)| format!("{words} ({count} tensors)"));
+        format!("{}; {plain} tensors of plain floats", listed.collect::<Vec<_>>().join("; "))
+    }
+
+    /// Whether the stored tensors are floats, or make them up.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] with everything that is missing, spare, contradictory or unknown.
+    pub fn check_storage(&self) -> Result<()> {
+        match &self.pairing.problems[..] {
+            [] => Ok(()),
+            problems => Err(Error::Storage { problems: problems.to_vec().into() }),
+        }
+    }
+
+    /// Bytes that reading a region takes beside its result, at most.
+    pub fn read_overhead(&self) -> u64 {
+        read::OVERHEAD + self.pairing.scratch
+    }
+
+    /// The stored tensor of this id.
+    ///
+    /// # Panics
+    /// If the id is of another checkpoint.
+    pub fn tensor(&self, id: StoredId) -> &StoredTensor {
         &self.tensors[id.0 as usize]
     }
 
@@ -165,7 +243,7 @@ impl Checkpoint {
     ///
     /// # Panics
     /// If the id is of another checkpoint.
-    pub fn read(&self, id: TensorId, offset: u64, buf: &mut [u8]) -> Result<()> {
+    pub fn read(&self, id: StoredId, offset: u64, buf: &mut [u8]) -> Result<()> {
         let tensor = self.tensor(id);
         let shard = &self.files.shards[tensor.shard as usize];
         let length = buf.len() as u64;
@@ -180,4 +258,10 @@ impl Checkpoint {
         }
         self.source.read_at(&shard.path, tensor.offset + offset, buf)
     }
+}
+
+/// The tensor of this name among `tensors`, sorted by name.
+fn find(tensors: &[StoredTensor], name: &str) -> Option<StoredId> {
+    let place = tensors.binary_search_by(|tensor| (*tensor.name).cmp(name)).ok()?;
+    Some(StoredId(place as u32))
 }

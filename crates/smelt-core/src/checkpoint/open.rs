@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::header::{Header, parse_header};
+use super::logical::{Declared, pair};
 use super::{CONFIG, Checkpoint, Config, INDEX, Index, JsonText, Shard, Storage, StoredTensor};
 use super::{classify, files};
 use crate::source::{FileEntry, Source, Stamped, read_entry};
@@ -43,7 +44,8 @@ pub(super) fn open(source: Arc<dyn Source>) -> Result<Checkpoint> {
         agree(index, &tensors, &files.shards)?;
     }
     let storage = Storage::detect(&config, modelopt.as_ref(), &tensors);
-    Ok(Checkpoint { source, config, files, tensors, storage, stamps })
+    let pairing = pair(&Declared::of(&config, modelopt.as_ref()), &tensors);
+    Ok(Checkpoint { source, config, files, tensors, storage, pairing, stamps })
 }
 
 /// The small files of a source.

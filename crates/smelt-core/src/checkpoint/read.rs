@@ -1,11 +1,11 @@
-//! Reads a region of a stored tensor.
+//! Reads a region of a stored tensor, and hands out regions of logical ones.
 //!
 //! A region of whole rows is one read into the caller's buffer. A region that is narrower than its
 //! rows (the columns of a transposed weight) is many short stretches: neighbours that lie close
 //! together are read in one span and picked out, because a read costs more than the bytes between.
 
 use super::region::{Axis, Run, runs};
-use super::{Checkpoint, TensorId};
+use super::{Checkpoint, StoredId, TensorId, logical};
 use crate::Result;
 use crate::layout::pull::Tensors;
 
@@ -23,21 +23,34 @@ pub(crate) const OVERHEAD: u64 = SPAN + 2 * (STRETCHES * size_of::<Run>()) as u6
 
 impl Tensors for Checkpoint {
     fn read_region(&self, id: TensorId, region: &[Axis], out: &mut [u8]) -> Result<()> {
-        let tensor = self.tensor(id);
-        let size = tensor.dtype.bits() / 8;
-        let mut reader = Reader { checkpoint: self, id, span: Vec::new(), out, filled: 0 };
-        let mut pending: Vec<Run> = Vec::new();
-        for run in runs(&tensor.shape, region) {
-            let run = Run { start: run.start * size, len: run.len * size };
-            let joins = |last: &Run| pending.len() < STRETCHES && joins(pending[0], *last, run);
-            if !pending.last().is_none_or(joins) {
-                reader.read(&pending)?;
-                pending.clear();
-            }
-            pending.push(run);
+        match self.part_of(id) {
+            (tensor, None) => logical::region(self, tensor, region, out),
+            (tensor, Some(part)) => logical::part_region(self, tensor, part, region, out),
         }
-        reader.read(&pending)
     }
+}
+
+/// Fills `out` with a region of a stored tensor, which is seen under a shape of elements of `size` bytes:
+/// not more of it than the tensor has.
+pub(super) fn view(
+    checkpoint: &Checkpoint,
+    id: StoredId,
+    (shape, size): (&[u64], u64),
+    region: &[Axis],
+    out: &mut [u8],
+) -> Result<()> {
+    let mut reader = Reader { checkpoint, id, span: Vec::new(), out, filled: 0 };
+    let mut pending: Vec<Run> = Vec::new();
+    for run in runs(shape, region) {
+        let run = Run { start: run.start * size, len: run.len * size };
+        let joins = |last: &Run| pending.len() < STRETCHES && joins(pending[0], *last, run);
+        if !pending.last().is_none_or(joins) {
+            reader.read(&pending)?;
+            pending.clear();
+        }
+        pending.push(run);
+    }
+    reader.read(&pending)
 }
 
 /// Whether a stretch is near enough to the one before it to be read with it.
@@ -48,7 +61,7 @@ fn joins(first: Run, last: Run, next: Run) -> bool {
 
 struct Reader<'a> {
     checkpoint: &'a Checkpoint,
-    id: TensorId,
+    id: StoredId,
     span: Vec<u8>,
     out: &'a mut [u8],
     filled: usize,

@@ -30,15 +30,16 @@ pub trait Catalog {
 
 impl Catalog for Checkpoint {
     fn count(&self) -> u32 {
-        self.tensors().len() as u32
+        self.logical_tensors().len() as u32
     }
 
     fn find(&self, name: &str) -> Option<TensorId> {
-        Self::find(self, name)
+        let place = self.logical_tensors().binary_search_by(|tensor| (*tensor.name).cmp(name)).ok()?;
+        Some(TensorId(place as u32))
     }
 
     fn info(&self, id: TensorId) -> Info<'_> {
-        let tensor = self.tensor(id);
+        let tensor = self.logical(id);
         Info { name: &tensor.name, dtype: tensor.dtype, shape: &tensor.shape }
     }
 }

@@ -4,8 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use super::catalog::Catalog;
+use super::compute::number;
 use super::graph::{Graph, NodeId, Op};
+use super::pool::Pool;
+use super::pull::{Puller, Tensors};
 use super::{Layout, Output};
+use crate::checkpoint::TensorId;
+use crate::checkpoint::region::{self, Axis};
+use crate::error::Result;
 use crate::layout::op::Node;
 
 /// Something in which two layouts differ.
@@ -93,13 +99,50 @@ impl Equality<'_> {
             return true;
         }
         let (left, right) = (self.first.node(a), self.second.node(b));
+        let same_inputs = left.op.inputs().count() == right.op.inputs().count();
         let same = same_node(left, right)
-            && left.op.inputs().count() == right.op.inputs().count()
-            && left.op.inputs().zip(right.op.inputs()).all(|(a, b)| self.equal(a, b));
+            && same_inputs
+            && left.op.inputs().zip(right.op.inputs()).all(|(a, b)| self.equal(a, b))
+            || self.same_constant(a, b);
         if same {
             self.known.insert((a, b));
         }
         same
+    }
+}
+
+impl Equality<'_> {
+    /// Whether two nodes that need no tensor have the same numbers, however they come by them: a table
+    /// that a library works out by itself arrives as bytes, a family writes down how it is made.
+    fn same_constant(&self, a: NodeId, b: NodeId) -> bool {
+        let (left, right) = (self.first.node(a), self.second.node(b));
+        let alike = left.dtype == right.dtype && left.shape == right.shape;
+        alike && constant(self.first, a).is_some_and(|bytes| Some(bytes) == constant(self.second, b))
+    }
+}
+
+/// Larger tables are not worked out for a comparison.
+const CONSTANT: u64 = 1 << 20;
+
+/// The bytes of a node that needs no tensor.
+fn constant(graph: &Graph, id: NodeId) -> Option<Vec<u8>> {
+    let node = graph.node(id);
+    let elements: u64 = node.shape.iter().product();
+    if elements > CONSTANT || !graph.sources(id).is_empty() {
+        return None;
+    }
+    let region = region::whole(&node.shape);
+    let mut bytes = vec![0; node.dtype.bytes(elements)? as usize];
+    Puller::new(graph, &NoTensors).pull(id, &region, &mut bytes, &mut Pool::default()).ok()?;
+    Some(bytes)
+}
+
+/// The tensors of a constant.
+struct NoTensors;
+
+impl Tensors for NoTensors {
+    fn read_region(&self, _: TensorId, _: &[Axis], _: &mut [u8]) -> Result<()> {
+        unreachable!("a constant has no tensors")
     }
 }
 
@@ -143,9 +186,16 @@ fn node_hash(
     hash
 }
 
-/// Whether two nodes are the same but for their inputs.
+/// Whether two nodes are the same but for their inputs. A number is what the node's dtype makes of
+/// it: 0.3 is the same bf16 whether it was written with three digits or sixteen.
 fn same_node(a: &Node, b: &Node) -> bool {
-    a.dtype == b.dtype && a.shape == b.shape && a.op.without_inputs() == b.op.without_inputs()
+    let same_op = match (&a.op, &b.op) {
+        (Op::Scalar(left), Op::Scalar(right)) => {
+            number(a.dtype, f64::from_bits(*left)) == number(b.dtype, f64::from_bits(*right))
+        }
+        (left, right) => left.without_inputs() == right.without_inputs(),
+    };
+    a.dtype == b.dtype && a.shape == b.shape && same_op
 }
 
 /// What happens with a parameter, in words.

@@ -15,7 +15,7 @@ use smelt_kernels::{Format, Mode};
 use super::catalog::Catalog;
 use super::graph::{BinaryOp, Graph, NodeId, OpError, ReduceOp, UnaryOp};
 use super::{Dropped, Layout, Module, ModuleClass, Output, Own, Problem, Role};
-use crate::checkpoint::{Checkpoint, DType};
+use crate::checkpoint::{Checkpoint, DType, LogicalTensor};
 
 /// The tracer, for the user's interpreter: a request on its standard input, the trace on its
 /// standard output.
@@ -106,12 +106,15 @@ struct TraceModule {
 }
 
 /// What the tracer is asked: the config, and the tensors of each file with dtypes and shapes.
+///
+/// It is told of the logical tensors and nothing of the quantization of the source, so that the
+/// library makes of a quantized checkpoint what it makes of the original.
 pub fn request(checkpoint: &Checkpoint, library: &str) -> Value {
     let mut files: BTreeMap<&str, BTreeMap<&str, Value>> = BTreeMap::new();
-    for tensor in checkpoint.tensors() {
-        let file = &checkpoint.shards()[tensor.shard as usize].path;
+    for tensor in checkpoint.logical_tensors() {
+        let shard = checkpoint.tensor(tensor.parts()[0]).shard;
         let entry = json!([tensor.dtype.name(), tensor.shape]);
-        files.entry(file).or_default().insert(&tensor.name, entry);
+        files.entry(&checkpoint.shards()[shard as usize].path).or_default().insert(&tensor.name, entry);
     }
     let is_json = |path: &str| path.rsplit_once('.').is_some_and(|(_, ending)| ending == "json");
     let small = checkpoint.side_files().iter().filter(|file| file.size <= SIDE_LIMIT && is_json(&file.path));
@@ -121,8 +124,27 @@ pub fn request(checkpoint: &Checkpoint, library: &str) -> Value {
             Some((file.path.as_str(), String::from_utf8(bytes).ok()?))
         })
         .collect();
-    let config = checkpoint.config().value();
+    let config = plain_config(checkpoint);
     json!({ "library": library, "config": config, "files": files, "index": files.len() > 1, "side": side })
+}
+
+/// The config without what it says of the source's quantization.
+fn plain_config(checkpoint: &Checkpoint) -> Value {
+    let mut config = checkpoint.config().value().clone();
+    if checkpoint.logical_tensors().iter().all(LogicalTensor::is_plain) {
+        return config;
+    }
+    let keys = ["quantization", "quantization_config", "compression_config"];
+    let remove = |block: Option<&mut Value>| {
+        if let Some(block) = block.and_then(Value::as_object_mut) {
+            for key in keys {
+                block.remove(key);
+            }
+        }
+    };
+    remove(config.get_mut("text_config"));
+    remove(Some(&mut config));
+    config
 }
 
 /// Tells checkpoints apart by config and headers: a layout holds for this one alone.
@@ -383,7 +405,7 @@ impl Maker<'_> {
 }
 
 /// The shape to which two shapes broadcast, aligned at the last axis.
-fn joint_shape(a: &[u64], b: &[u64]) -> Vec<u64> {
+pub(super) fn joint_shape(a: &[u64], b: &[u64]) -> Vec<u64> {
     let rank = a.len().max(b.len());
     let size = |shape: &[u64], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |at| shape[at]);
     (0..rank).map(|axis| size(a, axis).max(size(b, axis))).collect()

@@ -245,17 +245,36 @@ impl Writer<'_> {
             Op::Bitcast(input) => format!("bitcast({}, \"{}\")", inner(*input), lower(node.dtype)),
             Op::FromFp8(input) => format!("from_fp8({}, \"{}\")", inner(*input), lower(node.dtype)),
             Op::Unary { op, input } => format!("{}({})", unary(*op), inner(*input)),
-            Op::Broadcast(input) => format!("broadcast({}, {:?})", inner(*input), node.shape),
+            Op::Broadcast(input) => match scalar(graph, *input) {
+                Some(number) => format!("full({:?}, {number:?}, \"{}\")", node.shape, lower(node.dtype)),
+                None => format!("broadcast({}, {:?})", inner(*input), node.shape),
+            },
+            Op::Pad { input, low, value: 0 } => {
+                let before = &graph.node(*input).shape;
+                let sides = low.iter().zip(before).zip(&node.shape).enumerate();
+                sides.filter(|(_, ((_, before), after))| before != after).fold(
+                    inner(*input),
+                    |text, (axis, ((low, before), after))| {
+                        format!("pad({text}, {axis}, {low}, {})", after - before - low)
+                    },
+                )
+            }
             Op::Repeat { input, axis, count } => format!("repeat({}, {axis}, {count})", inner(*input)),
             Op::Reduce { op, input, axes } if axes.len() == 1 => {
                 let op = if *op == ReduceOp::Sum { "sum" } else { "norm" };
                 format!("{op}({}, {})", inner(*input), axes[0])
             }
-            Op::Binary { op, left, right } => match (binary(*op), scalar(graph, *right)) {
-                (Some(op), Some(number)) => format!("({} {op} {number:?})", inner(*left)),
-                (Some(op), None) => format!("({} {op} {})", inner(*left), inner(*right)),
-                (None, _) => "unknown()".to_owned(),
-            },
+            Op::Binary { op, left, right } => {
+                let operand =
+                    |id| scalar(graph, id).map_or_else(|| inner(id), |number| format!("{number:?}"));
+                let (left, right) = (operand(*left), operand(*right));
+                match (binary(*op), op) {
+                    (Some(op), _) => format!("({left} {op} {right})"),
+                    (None, BinaryOp::Max) => format!("max({left}, {right})"),
+                    (None, BinaryOp::Min) => format!("min({left}, {right})"),
+                    (None, _) => "unknown()".to_owned(),
+                }
+            }
             // No syntax for it: the check on the same checkpoint names the parameter.
             _ => "unknown()".to_owned(),
         }
@@ -349,7 +368,10 @@ fn unary(op: UnaryOp) -> &'static str {
         UnaryOp::Square => "square",
         UnaryOp::Sqrt => "sqrt",
         UnaryOp::Sigmoid => "sigmoid",
-        _ => "unknown",
+        UnaryOp::Abs => "abs",
+        UnaryOp::Floor => "floor",
+        UnaryOp::Exp => "exp",
+        UnaryOp::Log2 => "log2",
     }
 }
 
@@ -409,12 +431,41 @@ fn groups(rules: &IndexMap<Rule, Vec<Vec<u64>>>, names: &Names, config: &Config)
 
 /// When a rule holds, from the values of its indices; empty where it holds for all.
 fn condition(rule: &Rule, values: &[Vec<u64>], names: &Names, config: &Config) -> String {
-    let conditions = rule.places.iter().enumerate().filter_map(|(at, place)| {
-        let held: BTreeSet<u64> = values.iter().map(|values| values[at]).collect();
-        let range = names.forms.values().find(|(name, _)| name == place).map_or(0, |(_, range)| *range);
-        if held.len() as u64 == range { None } else { Some(subset(place, &held, range, config)) }
+    let held: BTreeSet<&[u64]> = values.iter().map(Vec::as_slice).collect();
+    combinations(&rule.places, &held, names, config)
+}
+
+/// Says which values these indices have together: each by itself where every combination occurs, else
+/// the first with what the others have beside it.
+fn combinations(places: &[String], held: &BTreeSet<&[u64]>, names: &Names, config: &Config) -> String {
+    let Some((place, rest)) = places.split_first() else {
+        return String::new();
+    };
+    let mut tails: BTreeMap<u64, BTreeSet<&[u64]>> = BTreeMap::new();
+    for values in held {
+        tails.entry(values[0]).or_default().insert(&values[1..]);
+    }
+    let mut alike: IndexMap<&BTreeSet<&[u64]>, BTreeSet<u64>> = IndexMap::new();
+    for (value, tail) in &tails {
+        alike.entry(tail).or_default().insert(*value);
+    }
+    let range = names.forms.values().find(|(name, _)| name == place).map_or(0, |(_, range)| *range);
+    let several = alike.len() > 1;
+    let parts = alike.into_iter().map(|(tail, firsts)| {
+        let all = firsts.len() as u64 == range;
+        let first = if all { String::new() } else { subset(place, &firsts, range, config) };
+        let others = combinations(rest, tail, names, config);
+        let both = [first, others].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
+        // `and` binds closer than `or`.
+        both.iter().map(|part| bracketed(part)).collect::<Vec<_>>().join(" and ")
     });
-    conditions.collect::<Vec<_>>().join(" and ")
+    let parts = parts.collect::<Vec<_>>();
+    if several { parts.join(" or ") } else { parts.concat() }
+}
+
+/// A condition that may stand beside an `and`.
+fn bracketed(part: &str) -> String {
+    if part.contains(" or ") { format!("({part})") } else { part.to_owned() }
 }
 
 /// Names some of the values of an index: by a list of the config that tells kinds, as a range, or
@@ -442,7 +493,7 @@ fn kinds(held: &BTreeSet<u64>, range: u64, config: &Config) -> Option<(String, S
     lists.into_iter().find_map(|(path, items)| {
         let kind = items.get(*held.first()? as usize)?;
         let alike = items.iter().enumerate().all(|(at, item)| (item == kind) == held.contains(&(at as u64)));
-        (alike && !kind.is_array()).then(|| (path, kind.to_string()))
+        (alike && !kind.is_array() && !kind.is_object()).then(|| (path, kind.to_string()))
     })
 }
 

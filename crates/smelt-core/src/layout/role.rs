@@ -76,6 +76,8 @@ roles! {
     SharedExpertGate "shared-expert-gate",
     /// Up projection of the experts that every token uses.
     SharedExpertUp "shared-expert-up",
+    /// Gate and up projections of the experts that every token uses in one.
+    SharedExpertGateUp "shared-expert-gate-up",
     /// Down projection of the experts that every token uses.
     SharedExpertDown "shared-expert-down",
     /// Mixes residual streams.

@@ -137,10 +137,7 @@ impl Columns {
 impl Entries {
     /// Those that a block touches, if their columns can be weighed.
     fn of(task: &Task, place: Place) -> Option<Self> {
-        let (rows, columns) = match *task.shape {
-            [rows, columns] | [_, rows, columns] => (rows, columns),
-            _ => return None,
-        };
+        let ([rows, columns] | [_, rows, columns]) = *task.shape else { return None };
         if rows < FEWEST || columns == 0 || place.len == 0 {
             return None;
         }
@@ -191,6 +188,7 @@ mod tests {
             dtype: DType::F32,
             shape: shape.clone(),
             format: None,
+            moved: None,
             parts: Vec::new(),
         };
         let array = Array { shape: shape.clone(), values };

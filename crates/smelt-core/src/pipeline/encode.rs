@@ -140,9 +140,10 @@ fn take<'a>(bytes: &mut &'a [u8], len: usize) -> &'a [u8] {
 }
 
 fn split(out: Packed<'_>, sizes: Sizes) -> (Packed<'_>, Packed<'_>) {
-    let (codes, later_codes) = out.codes.split_at_mut(sizes.codes);
-    let (scales, later_scales) = out.scales.split_at_mut(sizes.scales);
-    let (biases, later_biases) = out.biases.split_at_mut(sizes.biases);
+    let Packed { codes, scales, biases } = out;
+    let (codes, later_codes) = codes.split_at_mut(sizes.codes);
+    let (scales, later_scales) = scales.split_at_mut(sizes.scales);
+    let (biases, later_biases) = biases.split_at_mut(sizes.biases);
     let later = Packed { codes: later_codes, scales: later_scales, biases: later_biases };
     (Packed { codes, scales, biases }, later)
 }

@@ -144,6 +144,8 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
         family,
         source: _, // A checkpoint may be moved; its files are compared by themselves.
         source_tensors,
+        logical_tensors,
+        read_overhead: _,
         source_shards,
         graph,
         method,
@@ -174,7 +176,7 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
     for (format, count) in formats(tasks) {
         put(&format!("{COUNT}{format}"), count.to_string());
     }
-    put("tensors of the source", digest_text(&(source_tensors, source_shards)));
+    put("tensors of the source", digest_text(&(source_tensors, logical_tensors, source_shards)));
     put("config.json of the result", digest_text(&(config, side_files)));
     put("layout", digest_text(&(version, graph, tasks, shards)));
     all

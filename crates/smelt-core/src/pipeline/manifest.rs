@@ -102,7 +102,7 @@ impl Sums<'_> {
         text.object("files", self.files.iter().map(|(name, hash)| (name.as_str(), quoted(hash))))?;
         text.put("\n}\n")?;
         text.flush()?;
-        output.publish(&text.pending)
+        output.publish(text.pending)
     }
 
     fn head(&self) -> String {

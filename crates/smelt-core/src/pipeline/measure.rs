@@ -103,7 +103,8 @@ impl Measuring<'_> {
 
     /// Threads that fit into the memory.
     fn workers(&self, wanted: &[Wanted]) -> Result<usize> {
-        let room = self.memory.limit.saturating_sub(self.plan.overhead());
+        let overhead = self.plan.overhead() + self.plan.copy_bytes();
+        let room = self.memory.limit.saturating_sub(overhead);
         let needs = wanted.iter().map(|wanted| {
             let task = &self.plan.tasks[wanted.task];
             (piece_bytes(self.plan, task) + read::OVERHEAD, task)
@@ -111,7 +112,7 @@ impl Measuring<'_> {
         let Some((need, task)) = needs.max_by_key(|(need, _)| *need) else { return Ok(1) };
         let fitting = usize::try_from(room / need).unwrap_or(usize::MAX);
         if fitting == 0 {
-            let needed = need + self.plan.overhead();
+            let needed = need + overhead;
             return Err(Error::Memory { tensor: task.name.clone(), needed });
         }
         Ok(fitting.min(self.memory.threads.max(1) + 1).min(wanted.len()).max(1))

@@ -35,7 +35,7 @@ pub use claim::discard;
 pub use event::{Event, Observer, Silent};
 pub use fingerprint::{Change, Fingerprint};
 pub use journal::JOURNAL;
-pub use manifest::{MANIFEST, Manifest};
+pub use manifest::{MANIFEST, Manifest, VERSION as MANIFEST_VERSION};
 pub use measure::{Measuring, Wanted};
 pub use output::free_space;
 
@@ -181,8 +181,8 @@ impl Run<'_> {
     fn complete(&self, output: &OutputDir<'_>, sums: &Sums<'_>) -> Result<()> {
         sums.write(output)?;
         self.check_source()?;
-        output.settle()?;
-        output.write(CONFIG, self.plan.config.as_bytes())?;
+        output.settle_all()?;
+        output.write_last(CONFIG, self.plan.config.as_bytes())?;
         output.settle()?;
         output.remove(&output.at(JOURNAL))
     }
@@ -224,7 +224,7 @@ impl Run<'_> {
                 hash.update(piece);
                 at += piece.len() as u64;
             }
-            output.publish(&pending)?;
+            output.publish(pending)?;
             files.push((file.path.clone(), hash.finalize()));
         }
         Ok(files)

@@ -1,7 +1,8 @@
 //! The output directory: files that appear whole or not at all.
 //!
-//! A file is written under a temporary name, flushed to the disk and only then renamed; config.json,
-//! without which nothing loads a model, is the last. Links in the directory are never followed: what
+//! A shard is written under a temporary name, flushed to the disk and only then renamed. Small files
+//! are flushed together, at once, because each flush waits for the disk; a run that is taken up writes
+//! them again. config.json, without which nothing loads a model, comes after all others are flushed. Links in the directory are never followed: what
 //! is written stays inside.
 
 use std::collections::BTreeSet;
@@ -15,6 +16,9 @@ use crate::error::{Error, Result};
 /// What the name of a file ends in until it is complete.
 const TEMPORARY: &str = ".partial";
 
+/// Small files that are flushed at once, at most.
+const MOST_UNFLUSHED: usize = 16;
+
 /// A directory that is being filled.
 #[derive(Debug)]
 pub(super) struct OutputDir<'a> {
@@ -23,6 +27,8 @@ pub(super) struct OutputDir<'a> {
     /// The directory and those above it, as far as they are new: they go too if the run fails.
     created: Vec<PathBuf>,
     names: Mutex<Names>,
+    /// Small files that are not flushed yet.
+    unflushed: Mutex<Vec<Pending>>,
 }
 
 /// What happened to names in the directory.
@@ -37,7 +43,13 @@ struct Names {
 impl<'a> OutputDir<'a> {
     /// Makes the directory, or takes the one that is there.
     pub(super) fn open(disk: &'a dyn Disk, path: &Path) -> Result<Self> {
-        let mut new = Self { disk, path: path.to_owned(), created: Vec::new(), names: Mutex::default() };
+        let mut new = Self {
+            disk,
+            path: path.to_owned(),
+            created: Vec::new(),
+            names: Mutex::default(),
+            unflushed: Mutex::default(),
+        };
         if disk.is_dir(path) {
             return Ok(new);
         }
@@ -142,13 +154,16 @@ impl<'a> OutputDir<'a> {
         Ok(())
     }
 
-    /// Flushes a file and gives it its name.
-    pub(super) fn publish(&self, pending: &Pending) -> Result<()> {
-        pending.sync()?;
-        self.rename(pending)
+    /// Gives a small file its name. It is flushed by the next [`settle_all`](Self::settle_all).
+    pub(super) fn publish(&self, pending: Pending) -> Result<()> {
+        self.rename(&pending)?;
+        let mut unflushed = self.unflushed.lock().unwrap_or_else(PoisonError::into_inner);
+        unflushed.push(pending);
+        // Each holds a handle, of which a process may have few.
+        if unflushed.len() < MOST_UNFLUSHED { Ok(()) } else { flush(&std::mem::take(&mut *unflushed)) }
     }
 
-    /// Gives a file that was flushed its name.
+    /// Gives a file its name.
     pub(super) fn rename(&self, pending: &Pending) -> Result<()> {
         let Pending { temporary, target, .. } = pending;
         self.note(target);
@@ -159,7 +174,15 @@ impl<'a> OutputDir<'a> {
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let pending = self.begin(name, bytes.len() as u64)?;
         pending.write_at(0, bytes)?;
-        self.publish(&pending)
+        self.publish(pending)
+    }
+
+    /// Writes the small file that makes the directory whole: flushed before it has its name.
+    pub(super) fn write_last(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let pending = self.begin(name, bytes.len() as u64)?;
+        pending.write_at(0, bytes)?;
+        pending.sync()?;
+        self.rename(&pending)
     }
 
     /// Removes a file under both its names, and the folders above it that are then empty.
@@ -194,6 +217,13 @@ impl<'a> OutputDir<'a> {
             self.disk.sync_dir(&folder).map_err(write_error(&folder))?;
         }
         Ok(())
+    }
+
+    /// Returns when every small file and every name is on the disk.
+    pub(super) fn settle_all(&self) -> Result<()> {
+        let files = std::mem::take(&mut *self.unflushed.lock().unwrap_or_else(PoisonError::into_inner));
+        flush(&files)?;
+        self.settle()
     }
 
     /// Takes back everything that this run made. What can't be removed stays; the error that led
@@ -239,6 +269,17 @@ impl<'a> OutputDir<'a> {
     fn lock(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Flushes files all at once: the disk then serves them together.
+fn flush(files: &[Pending]) -> Result<()> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = files.iter().map(|file| scope.spawn(|| file.sync())).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<()>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().try_for_each(join)
+    })
 }
 
 fn temporary(target: &Path) -> PathBuf {

@@ -21,6 +21,9 @@ use crate::plan::{Part, Plan, Task, shard_header};
 /// Finished tensors are recorded after this time, if their bytes do not ask for it before.
 const GROUP_TIME: Duration = Duration::from_secs(5);
 
+/// More than a stored tensor takes in journal, index and manifest together.
+const RECORD_BYTES: u64 = 512;
+
 /// A shard that is being written.
 #[derive(Debug)]
 struct ShardFile {
@@ -317,10 +320,14 @@ impl Found {
         gone.map(|shard| Record::Lost { shard }).collect()
     }
 
-    /// Bytes that the disk must still have.
+    /// Bytes that the disk must still have: also for journal, index and manifest, so that the disk
+    /// is not full when all the work is done.
     fn needed(&self, plan: &Plan) -> u64 {
         let there = self.0.iter().flatten().map(|left| left.allocated).sum();
+        let parts: usize = plan.tasks.iter().map(|task| task.parts.len()).sum();
         plan.totals.disk_bytes().saturating_sub(there)
+            + parts as u64 * RECORD_BYTES
+            + plan.config.len() as u64
     }
 }
 
@@ -349,12 +356,11 @@ fn open_shard(
     if complete {
         output.unpublish(&shard.name)?;
     }
-    let pending = match left {
-        Some(_) => output.take_up(&shard.name)?,
-        None => {
-            output.remove(&output.at(&shard.name))?;
-            output.begin(&shard.name, shard.bytes())?
-        }
+    let pending = if left.is_some() {
+        output.take_up(&shard.name)?
+    } else {
+        output.remove(&output.at(&shard.name))?;
+        output.begin(&shard.name, shard.bytes())?
     };
     pending.write_at(0, &shard_header(plan, index as u32))?;
     Ok(ShardFile { pending: Some(pending), missing: AtomicU64::new(missing), header_bytes })

@@ -6,18 +6,19 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use smelt_kernels::{Format, all_finite};
+use smelt_kernels::{Format, Mode, all_finite};
 
 use super::columns::Columns;
 use super::encode::{Encoder, Place};
 use super::event::{Event, Observer};
 use super::shard::{OpenTask, Shards};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::region::elements;
+use crate::checkpoint::{Checkpoint, DType};
 use crate::error::{Error, Result};
 use crate::layout::pool::Pool;
 use crate::layout::pull::Puller;
 use crate::plan::blocks::{Block, Cut};
-use crate::plan::{Importance, Method, Plan, Task, cut};
+use crate::plan::{Importance, Method, Moved, Part, Plan, Task, cut};
 
 /// Hands out blocks, in the order in which they lie in the files.
 #[derive(Debug)]
@@ -117,6 +118,9 @@ impl Worker<'_> {
     fn run(&mut self, open: &OpenTask, block: &Block) -> Result<()> {
         let task = &self.shared.plan.tasks[open.index];
         let size = task.dtype.bits() / 8;
+        if let Some(moved) = &task.moved {
+            return self.transcode(open, block, moved);
+        }
         resize(&mut self.block, (block.len * size) as usize);
         let puller = Puller::new(&self.shared.plan.graph, self.shared.checkpoint);
         puller.pull(task.node, &block.region, &mut self.block, &mut self.pool)?;
@@ -128,6 +132,38 @@ impl Worker<'_> {
         self.shared.shards.advance(open, block.len, self.shared.observer)?;
         self.shared.observer.on(&Event::Block { bytes: block.len * size });
         Ok(())
+    }
+
+    /// Pulls the parts as the source has them and writes them.
+    fn transcode(&mut self, open: &OpenTask, block: &Block, moved: &Moved) -> Result<()> {
+        let task = &self.shared.plan.tasks[open.index];
+        let puller = Puller::new(&self.shared.plan.graph, self.shared.checkpoint);
+        for (index, (node, part)) in moved.nodes.iter().zip(&task.parts).enumerate() {
+            let region = part.region(task, block);
+            let size = part.dtype.bits() / 8;
+            resize(&mut self.stored, (elements(&region) * size) as usize);
+            puller.pull(*node, &region, &mut self.stored, &mut self.pool)?;
+            self.check_part(task, part)?;
+            let before = (u128::from(block.offset) * u128::from(part.bytes)
+                / u128::from(task.elements().max(1))) as u64;
+            self.shared.shards.write(open, index, before, &self.stored)?;
+        }
+        self.shared.shards.advance(open, block.len, self.shared.observer)?;
+        self.shared.observer.on(&Event::Block { bytes: block.len * task.dtype.bits() / 8 });
+        Ok(())
+    }
+
+    /// Whether a part that was moved stands for numbers.
+    fn check_part(&self, task: &Task, part: &Part) -> Result<()> {
+        let is_e4m3 = task.format.as_ref().is_some_and(|spec| spec.0.mode() == Mode::Mxfp8);
+        let fine = match part.dtype {
+            DType::U32 => !is_e4m3 || self.stored.iter().all(|byte| byte & 0x7F != 0x7F),
+            dtype => dtype.float().is_none_or(|float| all_finite(float, &self.stored)),
+        };
+        if fine || self.shared.plan.allow_nonfinite {
+            return Ok(());
+        }
+        Err(Error::NonFinite { tensor: task.name.clone() })
     }
 
     fn check(&self, task: &Task) -> Result<()> {

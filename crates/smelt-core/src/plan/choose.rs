@@ -6,6 +6,7 @@
 
 use smelt_kernels::{Float, Format};
 
+use super::transcode::{Moved, Not, Transcode, moved};
 use super::{Note, Options, Part, Spec, Task};
 use crate::checkpoint::{Checkpoint, DType, Storage};
 use crate::error::{Error, Result};
@@ -20,23 +21,36 @@ pub enum Choice {
     Quantize(Format),
 }
 
-/// Refuses a checkpoint whose weights are not plain floats.
-pub(super) fn refuse_packed(checkpoint: &Checkpoint) -> Result<()> {
+/// Refuses a checkpoint whose weights can't be read as floats, or that MLX quantized already.
+pub(super) fn refuse_packed(checkpoint: &Checkpoint, options: &Options) -> Result<()> {
+    checkpoint.check_storage()?;
     match checkpoint.storage() {
-        Storage::Plain => Ok(()),
-        storage => {
-            Err(Error::Packed { storage: storage.describe(), mlx: matches!(storage, Storage::Mlx { .. }) })
+        storage @ Storage::Mlx { .. } if !options.allow_requantize => {
+            Err(Error::Requantize { storage: storage.describe() })
         }
+        _ => Ok(()),
     }
 }
 
 /// One task for each parameter, without its place in a file.
-pub(super) fn tasks(layout: &mut Layout, options: &Options, notes: &mut Vec<Note>) -> Result<Vec<Task>> {
+pub(super) fn tasks(
+    checkpoint: &Checkpoint,
+    layout: &mut Layout,
+    options: &Options,
+    notes: &mut Vec<Note>,
+) -> Result<Vec<Task>> {
     let mut hits = vec![false; options.overrides.len()];
     let mut tasks = Vec::with_capacity(layout.outputs.len());
     for output in &layout.outputs {
         let choice = output.module.map_or(Choice::Keep, |module| choose(output, module, options, &mut hits));
-        tasks.push(task(&mut layout.graph, output, choice, options, notes)?);
+        let given = if options.transcode == Transcode::Auto { Some(checkpoint) } else { None };
+        let moved = transcoded(given, &mut layout.graph, output, choice, options, notes);
+        tasks.push(match moved {
+            Some((format, moved)) => {
+                Task { moved: Some(moved), ..task(&mut layout.graph, output, format, options, notes)? }
+            }
+            None => task(&mut layout.graph, output, choice, options, notes)?,
+        });
     }
     let unused = options.overrides.iter().zip(hits).filter(|(_, hit)| !hit);
     notes.extend(unused.map(|(rule, _)| Note::OverrideUnused { text: rule.to_string() }));
@@ -86,6 +100,38 @@ fn path(output: &Output) -> &str {
     output.name.strip_suffix(".weight").unwrap_or(&output.name)
 }
 
+/// The format in which the bits of a parameter are moved, if they are.
+fn transcoded(
+    checkpoint: Option<&Checkpoint>,
+    graph: &mut Graph,
+    output: &Output,
+    choice: Choice,
+    options: &Options,
+    notes: &mut Vec<Note>,
+) -> Option<(Choice, Moved)> {
+    let (Some(checkpoint), Choice::Quantize(asked)) = (checkpoint, choice) else {
+        return None;
+    };
+    let cast = options.dtype.filter(|dtype| output.cast && *dtype != graph.node(output.node).dtype);
+    let module = output.name.strip_suffix(".weight").unwrap_or(&output.name).to_owned();
+    let why = match moved(checkpoint, graph, output.node, asked) {
+        Ok((native, _)) if native.format.has_biases() && cast.is_some() => {
+            "scales of another dtype are asked for"
+        }
+        Ok((native, moved)) => {
+            if native.format != asked {
+                let (format, asked) = (native.format.to_string(), asked.to_string());
+                notes.push(Note::Moved { module, format, asked });
+            }
+            return Some((Choice::Quantize(native.format), moved));
+        }
+        Err(Not::Native) => return None,
+        Err(Not::Because(why)) => why,
+    };
+    notes.push(Note::NotMoved { module, why: why.to_owned() });
+    None
+}
+
 fn task(
     graph: &mut Graph,
     output: &Output,
@@ -118,6 +164,7 @@ fn task(
         shape,
         format: format.map(Spec),
         parts,
+        moved: None,
     })
 }
 

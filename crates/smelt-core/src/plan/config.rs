@@ -18,7 +18,7 @@ pub(super) fn edited(
     tasks: &[Task],
 ) -> String {
     let mut text = config.json().clone();
-    for key in ["quantization", "quantization_config"] {
+    for key in ["quantization", "quantization_config", "compression_config"] {
         text.remove(&[key]);
         text.remove(&["text_config", key]);
     }

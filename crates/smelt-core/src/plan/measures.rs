@@ -97,6 +97,9 @@ impl Measures {
 
 /// What errors depend on: the source's headers, sizes and times of its files, the expressions, the method, the
 /// importance.
+///
+/// # Panics
+/// Never: a graph is data that serialises.
 pub fn fingerprint(plan: &Plan, checkpoint: &Checkpoint, importance: Option<&str>) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut add = |text: &str| {

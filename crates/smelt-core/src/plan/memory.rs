@@ -6,7 +6,6 @@
 
 use super::blocks::{Block, Cut};
 use super::{Plan, Task};
-use crate::checkpoint::read;
 use crate::error::{Error, Result};
 use crate::layout::{Graph, cost};
 
@@ -55,15 +54,18 @@ impl Plan {
         let room = memory.limit.saturating_sub(self.overhead());
         let (least, task) = self.least();
         let most = memory.threads.max(1) + WAITING;
-        let workers = most.min(usize::try_from(room / (least + read::OVERHEAD)).unwrap_or(most));
+        let workers = most.min(usize::try_from(room / (least + self.read_overhead)).unwrap_or(most));
         match (workers, task) {
             (0, Some(task)) => {
-                let needed = least + read::OVERHEAD + self.overhead();
+                let needed = least + self.read_overhead + self.overhead();
                 Err(Error::Memory { tensor: task.name.clone(), needed })
             }
             (workers, _) => {
                 let workers = workers.max(1);
-                Ok(Schedule { workers, worker_bytes: (room / workers as u64).saturating_sub(read::OVERHEAD) })
+                Ok(Schedule {
+                    workers,
+                    worker_bytes: (room / workers as u64).saturating_sub(self.read_overhead),
+                })
             }
         }
     }
@@ -74,13 +76,19 @@ impl Plan {
             let cut = cut(&self.graph, task, schedule.worker_bytes);
             working_set(&self.graph, task, &cut)
         });
-        self.overhead() + schedule.workers as u64 * (largest.max().unwrap_or(0) + read::OVERHEAD)
+        self.overhead() + schedule.workers as u64 * (largest.max().unwrap_or(0) + self.read_overhead)
     }
 
     /// Bytes that the run takes besides its blocks.
     pub(crate) fn overhead(&self) -> u64 {
         let entries = self.graph.len() + self.tasks.len() * 3 + self.source_tensors.len() * 2;
+        let entries = entries + self.logical_tensors.len() * 4;
         RESERVE + entries as u64 * PER_ENTRY
+    }
+
+    /// Bytes that a second copy of the expressions and the parameters takes, as long as widths are chosen.
+    pub(crate) fn copy_bytes(&self) -> u64 {
+        (self.graph.len() + self.tasks.len() * 3) as u64 * PER_ENTRY
     }
 
     /// The largest of the tasks' smallest blocks.
@@ -129,6 +137,11 @@ fn working_set(graph: &Graph, task: &Task, cut: &Cut) -> u64 {
 }
 
 fn block_bytes(graph: &Graph, task: &Task, block: &Block) -> u64 {
+    if let Some(moved) = &task.moved {
+        let parts = moved.nodes.iter().zip(&task.parts);
+        let scratch = parts.map(|(node, part)| cost::scratch(graph, *node, &part.region(task, block)));
+        return stored_bytes(task, block.len) + scratch.max().unwrap_or(0);
+    }
     held_bytes(task, block.len) + cost::scratch(graph, task.node, &block.region)
 }
 

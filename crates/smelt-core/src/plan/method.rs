@@ -22,18 +22,18 @@ impl Default for Method {
 }
 
 impl Method {
-    /// Every method, with its name in plans.
-    const NAMES: [(Self, &'static str); 4] = [
-        (Self::Rtn, "rtn"),
-        (Self::Search(Effort::Fast), "search-fast"),
-        (Self::Search(Effort::Default), "search"),
-        (Self::Search(Effort::Best), "search-best"),
-    ];
+    /// Every method.
+    const ALL: [Self; 4] =
+        [Self::Rtn, Self::Search(Effort::Fast), Self::Search(Effort::Default), Self::Search(Effort::Best)];
 
     /// The name in plans and measurements.
-    pub fn name(self) -> &'static str {
-        let found = Self::NAMES.into_iter().find(|(method, _)| *method == self);
-        found.expect("every method has a name").1
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rtn => "rtn",
+            Self::Search(Effort::Fast) => "search-fast",
+            Self::Search(Effort::Default) => "search",
+            Self::Search(Effort::Best) => "search-best",
+        }
     }
 }
 
@@ -53,7 +53,7 @@ impl TryFrom<String> for Method {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        let found = Self::NAMES.into_iter().find(|(_, known)| *known == name);
-        found.map(|(method, _)| method).ok_or_else(|| format!("`{name}` is no method"))
+        let found = Self::ALL.into_iter().find(|method| method.name() == name);
+        found.ok_or_else(|| format!("`{name}` is no method"))
     }
 }

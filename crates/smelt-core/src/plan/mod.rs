@@ -18,6 +18,7 @@ mod recipe;
 mod shards;
 mod spec;
 mod totals;
+mod transcode;
 mod widths;
 
 use serde::{Deserialize, Serialize};
@@ -33,11 +34,13 @@ pub use recipe::Recipe;
 pub use shards::{OutputShard, index_json, shard_header};
 pub use spec::{RoundingSpec, Spec};
 pub use totals::{RoleTotals, Totals};
+pub use transcode::{Moved, Transcode};
 pub use widths::Widths;
 
 use allocate::Allocation;
 
-use crate::checkpoint::{Checkpoint, DType, TensorId};
+use crate::checkpoint::region::{Axis, Region};
+use crate::checkpoint::{Checkpoint, DType, LogicalTensor, StoredId};
 use crate::error::{Error, Result};
 use crate::layout::discovered::{self, Trace};
 use crate::layout::family::{self, Family};
@@ -58,8 +61,14 @@ pub struct Plan {
     pub family: String,
     /// Where the checkpoint is.
     pub source: String,
-    /// The tensors of the checkpoint; source expressions name them by position.
+    /// The tensors of the checkpoint. Source expressions name them by position, or those of
+    /// `logical_tensors` where there are any.
     pub source_tensors: Vec<SourceTensor>,
+    /// What the stored tensors make up, where not all are plain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logical_tensors: Vec<LogicalSource>,
+    /// Bytes that reading a block takes beside it, at most.
+    pub read_overhead: u64,
     /// The files that hold them.
     pub source_shards: Vec<FileEntry>,
     /// The expressions that the tasks pull.
@@ -106,6 +115,22 @@ pub struct SourceTensor {
     pub offset: u64,
 }
 
+/// A tensor that is made of stored ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogicalSource {
+    /// Its name.
+    pub name: String,
+    /// Its dtype.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Its storage format in words; none where it is stored as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// The positions in `source_tensors` of what it is made of.
+    pub parts: Vec<u32>,
+}
+
 /// One parameter to write: pulled, quantized and stored on its own.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {
@@ -123,6 +148,9 @@ pub struct Task {
     pub format: Option<Spec>,
     /// The stored tensors: itself, or weight, scales and biases.
     pub parts: Vec<Part>,
+    /// Where these come from, if the source has them exactly and nothing is quantized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
 }
 
 /// A tensor in an output file.
@@ -140,6 +168,20 @@ pub struct Part {
     pub shard: u32,
     /// Where it begins, counted from the first byte of the tensors in that file.
     pub offset: u64,
+}
+
+impl Part {
+    /// Where the elements of a block of the parameter lie in this part, whose rows are shorter.
+    pub(crate) fn region(&self, task: &Task, block: &blocks::Block) -> Region {
+        let mut region = block.region.clone();
+        if let (Some(axis), Some(row), Some(short)) =
+            (region.last_mut(), task.shape.last(), self.shape.last())
+        {
+            let scaled = |at: u64| at * short / (*row).max(1);
+            *axis = Axis::range(scaled(axis.start), scaled(axis.len));
+        }
+        region
+    }
 }
 
 impl Task {
@@ -167,8 +209,9 @@ pub fn family_of<'a>(checkpoint: &Checkpoint, own: Option<&'a Family>) -> Result
     if let Some(own) = own {
         return Ok(own);
     }
-    let model_type = checkpoint.config().model_type().ok_or(Error::NoModelType)?;
-    family::of_model_type(model_type).ok_or_else(|| Error::ModelType {
+    let config = checkpoint.config();
+    let model_type = config.model_type().ok_or(Error::NoModelType)?;
+    family::of_config(config).ok_or_else(|| Error::ModelType {
         model_type: model_type.to_owned(),
         known: family::all().flat_map(|family| family.model_types.clone()).collect(),
     })
@@ -218,6 +261,7 @@ impl Origin {
     /// [`Error::Layout`] with everything that does not fit, [`Error::Target`] if the family does not
     /// describe the model of the library that is to load the result.
     pub fn family(checkpoint: &Checkpoint, family: &Family, target: Option<&str>) -> Result<Self> {
+        checkpoint.check_storage()?;
         let target = target_of(checkpoint, family, target)?;
         let layout = family
             .layout(checkpoint.config(), checkpoint, target)
@@ -232,6 +276,7 @@ impl Origin {
     /// [`Error::OtherCheckpoint`] if the trace is of another one, [`Error::Discovered`] with
     /// everything that the library refuses or smelt does not compute.
     pub fn discovered(checkpoint: &Checkpoint, trace: &Trace) -> Result<Self> {
+        checkpoint.check_storage()?;
         if trace.digest != discovered::digest(checkpoint) {
             return Err(Error::OtherCheckpoint);
         }
@@ -249,10 +294,10 @@ impl Plan {
     /// # Errors
     /// Every refusal that headers allow: see [`Error`].
     pub fn new(checkpoint: &Checkpoint, origin: Origin, options: &Options) -> Result<Self> {
-        choose::refuse_packed(checkpoint)?;
+        choose::refuse_packed(checkpoint, options)?;
         let Origin { name, mut layout, active_share } = origin;
         let mut notes = note::left_out(checkpoint);
-        let mut tasks = choose::tasks(&mut layout, options, &mut notes)?;
+        let mut tasks = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
         let shards = shards::place(&mut tasks, options.shard_bytes);
         let chosen = if options.widths.is_empty() { None } else { widths::commonest(&tasks) };
         let format = chosen.or(options.format);
@@ -271,7 +316,9 @@ impl Plan {
             config: config::edited(checkpoint.config(), &layout.config, format, &tasks),
             side_files: checkpoint.side_files().to_vec(),
             totals: Totals::of(&tasks, &shards, checkpoint, active_share),
-            dropped: layout.dropped,
+            dropped: dropped(checkpoint, layout.dropped),
+            logical_tensors: logical_tensors(checkpoint),
+            read_overhead: checkpoint.read_overhead(),
             graph: layout.graph,
             tasks,
             shards,
@@ -299,7 +346,7 @@ impl Plan {
 fn source_tensors(checkpoint: &Checkpoint) -> Vec<SourceTensor> {
     let all = 0..checkpoint.tensors().len() as u32;
     all.map(|id| {
-        let tensor = checkpoint.tensor(TensorId(id));
+        let tensor = checkpoint.tensor(StoredId(id));
         SourceTensor {
             name: tensor.name.to_string(),
             dtype: tensor.dtype,
@@ -309,6 +356,31 @@ fn source_tensors(checkpoint: &Checkpoint) -> Vec<SourceTensor> {
         }
     })
     .collect()
+}
+
+fn logical_tensors(checkpoint: &Checkpoint) -> Vec<LogicalSource> {
+    let all = checkpoint.logical_tensors();
+    if all.iter().all(LogicalTensor::is_plain) && checkpoint.unused().is_empty() {
+        return Vec::new();
+    }
+    let entry = |tensor: &LogicalTensor| LogicalSource {
+        name: tensor.name.to_string(),
+        dtype: tensor.dtype,
+        shape: tensor.shape.to_vec(),
+        format: tensor.format(),
+        parts: tensor.parts().into_iter().map(|part| part.0).collect(),
+    };
+    all.iter().map(entry).collect()
+}
+
+/// What the layout leaves out, and what says nothing of a weight.
+fn dropped(checkpoint: &Checkpoint, mut dropped: Vec<Dropped>) -> Vec<Dropped> {
+    let unused = checkpoint
+        .unused()
+        .iter()
+        .map(|(id, why)| Dropped { tensor: checkpoint.tensor(*id).name.to_string(), why: (*why).to_owned() });
+    dropped.extend(unused);
+    dropped
 }
 
 fn source_shards(checkpoint: &Checkpoint) -> Vec<FileEntry> {

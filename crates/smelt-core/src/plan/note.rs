@@ -24,6 +24,22 @@ pub enum Note {
         /// The override as given.
         text: String,
     },
+    /// A module that is stored in the source's format, because that is exact.
+    Moved {
+        /// The module.
+        module: String,
+        /// The format.
+        format: String,
+        /// The format that was asked for.
+        asked: String,
+    },
+    /// A module in a format that MLX has, which is quantized again all the same.
+    NotMoved {
+        /// The module.
+        module: String,
+        /// The reason.
+        why: String,
+    },
     /// A file of the source that is neither read nor copied.
     FileLeftOut {
         /// Its path in the source.
@@ -49,6 +65,12 @@ impl fmt::Display for Note {
             ),
             Self::OverrideUnused { text } => {
                 write!(out, "override `{text}` matches no module that can be quantized")
+            }
+            Self::Moved { module, format, asked } => {
+                write!(out, "`{module}` is moved as {format} bit by bit, not quantized as {asked}")
+            }
+            Self::NotMoved { module, why } => {
+                write!(out, "`{module}` is decoded and quantized again: {why}")
             }
             Self::FileLeftOut { path, why } => write!(out, "`{path}` is left out: {why}"),
         }

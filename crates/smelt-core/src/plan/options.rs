@@ -5,7 +5,7 @@ use std::fmt;
 use regex::Regex;
 use smelt_kernels::{Format, Mode, Rounding};
 
-use super::{Method, Widths};
+use super::{Method, Transcode, Widths};
 use crate::checkpoint::DType;
 use crate::error::{Error, Result};
 
@@ -30,6 +30,10 @@ pub struct Options {
     pub strict: bool,
     /// Whether NaN and infinity are let through.
     pub allow_nonfinite: bool,
+    /// What becomes of weights that are stored in a format that MLX has.
+    pub transcode: Transcode,
+    /// Whether weights that MLX quantized are decoded and quantized again.
+    pub allow_requantize: bool,
     /// Bytes of tensors after which a new shard begins.
     pub shard_bytes: u64,
 }
@@ -49,6 +53,8 @@ impl Default for Options {
             overrides: Vec::new(),
             strict: false,
             allow_nonfinite: false,
+            transcode: Transcode::Auto,
+            allow_requantize: false,
             shard_bytes: SHARD_BYTES,
         }
     }

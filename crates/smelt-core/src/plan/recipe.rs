@@ -89,12 +89,12 @@ struct Layers {
 impl Layers {
     fn of(down: &str, outputs: &[Output]) -> Self {
         let parts: Vec<&str> = down.split('.').collect();
-        let place = parts.iter().position(|part| is_number(part)).unwrap_or(parts.len() - 1);
+        let place = parts.iter().position(is_number).unwrap_or(parts.len() - 1);
         let prefix = format!("{}.", parts[..place].join("."));
         let numbers: BTreeSet<&str> = outputs
             .iter()
             .filter_map(|output| output.name.strip_prefix(&prefix)?.split('.').next())
-            .filter(|part| is_number(part))
+            .filter(is_number)
             .collect();
         Self { place, count: numbers.len() as u64 }
     }

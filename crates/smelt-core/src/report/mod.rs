@@ -131,6 +131,9 @@ impl Report {
     }
 
     /// The text of the file.
+    ///
+    /// # Panics
+    /// Never: a report is data that serialises.
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("a report has string keys only");
         text.push('\n');

@@ -2,11 +2,9 @@
 
 use std::path::Path;
 
-use serde::de::IgnoredAny;
-
 use super::finding::{Check, Findings};
 use super::model::{Model, in_full};
-use crate::checkpoint::{CONFIG, Checkpoint, INDEX};
+use crate::checkpoint::{CONFIG, Checkpoint, INDEX, JsonText};
 
 /// A tokenizer is one of these, or a `*.tiktoken`.
 const TOKENIZERS: [&str; 8] = [
@@ -36,6 +34,9 @@ const SOURCE_QUANTIZATION: [&str; 3] = ["hf_quant_config.json", "quantize_config
 
 /// Endings of files that were never finished.
 const UNFINISHED: [&str; 4] = [".partial", ".tmp", ".incomplete", ".part"];
+
+/// Larger files are not read as a whole.
+const LARGEST_JSON: u64 = 64 << 20;
 
 const COPY: &str = "copy it from the source";
 
@@ -86,16 +87,15 @@ fn readable(model: &Model, findings: &mut Findings) {
     let json = |path: &&str| {
         Path::new(path).extension().is_some_and(|ending| ending == "json") && !matches!(*path, CONFIG | INDEX)
     };
-    for path in paths(model).filter(json) {
+    let small = model.files.iter().filter(|file| file.size <= LARGEST_JSON);
+    for path in small.map(|file| file.path.as_str()).filter(json) {
         let broken = match model.read_file(path) {
-            Some(Ok(bytes)) => {
-                serde_json::from_slice::<IgnoredAny>(&bytes).err().map(|error| error.to_string())
-            }
+            Some(Ok(bytes)) => JsonText::parse(path, &bytes).err().map(|error| in_full(&error)),
             Some(Err(error)) => Some(in_full(&error)),
             None => None,
         };
         if let Some(why) = broken {
-            findings.error(Check::SideFiles, path, format!("it is no JSON: {why}"), COPY);
+            findings.error(Check::SideFiles, path, format!("it can't be read: {why}"), COPY);
         }
     }
 }

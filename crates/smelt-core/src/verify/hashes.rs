@@ -9,20 +9,12 @@
 //! Together they cover every byte of the model but their own, so that one bit that a disk or a download
 //! turned is found, wherever it is.
 
-use std::collections::BTreeMap;
-
 use blake3::Hasher;
-use serde::Deserialize;
 
 use super::finding::{Check, Findings};
 use super::model::{Model, in_full};
 use crate::Result;
-
-/// The file that holds them.
-pub(super) const MANIFEST: &str = "smelt-manifest.json";
-
-/// The version of the file that is understood.
-const VERSION: u32 = 1;
+use crate::pipeline::{MANIFEST, MANIFEST_VERSION, Manifest};
 
 /// Files are hashed in pieces of this size.
 const PIECE: usize = 1 << 20;
@@ -30,47 +22,37 @@ const PIECE: usize = 1 << 20;
 const AGAIN: &str = "download or write the model again: what is there is not what was written";
 
 /// What the file says.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Hashes {
-    version: u32,
-    shards: BTreeMap<String, ShardHash>,
-    tensors: BTreeMap<String, String>,
-    files: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ShardHash {
-    bytes: u64,
-    header: String,
-}
+#[derive(Debug)]
+pub(super) struct Hashes(Manifest);
 
 impl Hashes {
     /// Reads them, if the model has them.
     pub(super) fn read(model: &Model, findings: &mut Findings) -> Option<Self> {
         let bytes = model.read_file(MANIFEST)?;
         let parse =
-            |bytes: Vec<u8>| serde_json::from_slice::<Self>(&bytes).map_err(|error| error.to_string());
+            |bytes: Vec<u8>| serde_json::from_slice::<Manifest>(&bytes).map_err(|error| error.to_string());
         match bytes.map_err(|error| in_full(&error)).and_then(parse) {
             Err(why) => findings.error(Check::Hashes, MANIFEST, format!("it can't be read: {why}"), AGAIN),
-            Ok(hashes) if hashes.version != VERSION => {
-                let what = format!("it has version {}, this smelt knows {VERSION}", hashes.version);
+            Ok(manifest) if manifest.version != MANIFEST_VERSION => {
+                let what =
+                    format!("it has version {}, this smelt knows {MANIFEST_VERSION}", manifest.version);
                 findings.warning(Check::Hashes, MANIFEST, what, "take a newer smelt; bytes are not compared");
             }
-            Ok(hashes) => return Some(hashes),
+            Ok(manifest) => return Some(Self(manifest)),
         }
         None
     }
 
     /// The hash of a stored tensor.
     pub(super) fn tensor(&self, name: &str) -> Option<&str> {
-        self.tensors.get(name).map(String::as_str)
+        self.0.tensors.get(name).map(String::as_str)
     }
 
     /// Compares everything but the bytes of the tensors.
     pub(super) fn check(&self, model: &Model, findings: &mut Findings) -> Result<()> {
         self.shards(model, findings)?;
         self.names(model, findings);
-        for (path, expected) in &self.files {
+        for (path, expected) in &self.0.files {
             match model.file(path) {
                 None => findings.error(Check::Hashes, path, "the file is missing", AGAIN),
                 Some(file) if hash(model, path, file.size)? != *expected => {
@@ -84,7 +66,7 @@ impl Hashes {
     }
 
     fn shards(&self, model: &Model, findings: &mut Findings) -> Result<()> {
-        for (path, expected) in &self.shards {
+        for (path, expected) in &self.0.shards {
             let Some(file) = model.file(path) else {
                 findings.error(Check::Hashes, path, "the file is missing", AGAIN);
                 continue;
@@ -100,7 +82,7 @@ impl Hashes {
                 findings.error(Check::Hashes, path, "the header is not as it was written", AGAIN);
             }
         }
-        for shard in model.shards.iter().filter(|shard| !self.shards.contains_key(&shard.path)) {
+        for shard in model.shards.iter().filter(|shard| !self.0.shards.contains_key(&shard.path)) {
             let what = "the file is not of the run that wrote the model";
             findings.error(Check::Hashes, &shard.path, what, "remove it");
         }
@@ -109,11 +91,11 @@ impl Hashes {
 
     fn names(&self, model: &Model, findings: &mut Findings) {
         if model.complete {
-            for name in self.tensors.keys().filter(|name| model.find(name).is_none()) {
+            for name in self.0.tensors.keys().filter(|name| model.find(name).is_none()) {
                 findings.error(Check::Hashes, name, "the tensor was written, and is not there", AGAIN);
             }
         }
-        for tensor in model.tensors.iter().filter(|tensor| !self.tensors.contains_key(&*tensor.name)) {
+        for tensor in model.tensors.iter().filter(|tensor| !self.0.tensors.contains_key(&*tensor.name)) {
             findings.error(Check::Hashes, &tensor.name, "the tensor is there, and was not written", AGAIN);
         }
     }

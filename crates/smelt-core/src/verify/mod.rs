@@ -134,10 +134,7 @@ impl Verify<'_> {
         }
         files::check(&model, self.against, &mut findings);
         unreadable(&model, &mut findings);
-        let family = self.family.or_else(|| {
-            let config = model.config.as_ref()?;
-            config.model_type().and_then(family::of_model_type)
-        });
+        let family = self.family.or_else(|| family::of_config(model.config.as_ref()?));
         let chosen = family.and_then(|family| keys::choose(&model, family, self.library));
         let parameters = structure(&model, chosen.as_ref(), &mut findings);
         self.tell_size(&model, &parameters);

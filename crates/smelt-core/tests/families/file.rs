@@ -6,7 +6,7 @@ use serde_json::json;
 use smelt_core::checkpoint::{Checkpoint, DType};
 use smelt_core::layout::pool::Pool;
 use smelt_core::layout::pull::Puller;
-use smelt_core::layout::{Family, Layout, Role};
+use smelt_core::layout::{Family, Layout, Own, Role};
 use smelt_core::source::MemorySource;
 
 use crate::common::Model;
@@ -65,7 +65,8 @@ fn checkpoint() -> Checkpoint {
     let tensors =
         [("a", vec![4, 6]), ("b", vec![4, 6]), ("v", vec![6]), ("x.0", vec![2, 3]), ("x.1", vec![2, 3])];
     let tensors = tensors.map(|(name, shape)| (name.to_owned(), shape)).to_vec();
-    let config = json!({"model_type": "own", "n": 4, "x": 2, "kinds": ["full", "sliding"], "half": 0.5, "word": "w", "nothing": null});
+    let config = json!({"model_type": "own", "n": 4, "x": 2, "kinds": ["full", "sliding"], "half": 0.5, "word": "w", "nothing": null,
+        "pattern": "*M-M", "blocks": [{"size": 4, "inner": {"kind": "x"}}, {"size": 6}], "vision-7": {"depth": 3}});
     let mut files = Model { config, tensors }.files();
     let shard = &mut files.iter_mut().find(|(name, _)| name == "model.safetensors").unwrap().1;
     // The data of `a`, which comes first, lies at the end minus all others'.
@@ -75,6 +76,17 @@ fn checkpoint() -> Checkpoint {
         shard[data + 2 * place as usize..][..2].copy_from_slice(&bits.to_le_bytes());
     }
     Checkpoint::open(Arc::new(MemorySource::new(files))).unwrap()
+}
+
+/// The layout of that checkpoint by a whole family, everything else dropped.
+fn layout_by(body: &str, target: &str) -> Result<Layout, String> {
+    let text = format!(
+        "{HEAD}targets = [\"mlx-lm\", \"mlx-vlm\"]\n{body}\n[[drop]]\ntensors = \"*\"\nwhy = \"-\"\n"
+    );
+    let family = Family::parse(&text).map_err(|error| error.to_string())?;
+    let checkpoint = checkpoint();
+    let layout = family.layout(checkpoint.config(), &checkpoint, target);
+    layout.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
 }
 
 /// The layout of that checkpoint by one rule, everything else dropped.
@@ -132,6 +144,15 @@ fn every_function_of_from_does_what_it_says() {
     assert_eq!(made("sqrt(square(negative(slice(\"a\", 0, 0, 1))))").1, counting(0, 6));
     assert_eq!(made("slice(sigmoid(\"a\"), 0, 0, 1)").1[0], 0.5);
     assert_eq!(made("if(n == 4, \"a\", \"b\")").1, counting(0, 24));
+    let row = "slice(\"a\", 0, 0, 1)";
+    assert_eq!(made(&format!("max({row}, 2)")).1, [2.0, 2.0, 2.0, 3.0, 4.0, 5.0]);
+    assert_eq!(made(&format!("min({row}, \"v\" * 0 + half)")).1, [0.0, 0.5, 0.5, 0.5, 0.5, 0.5]);
+    assert_eq!(made(&format!("clip({row}, 1, max(2, n))")).1, [1.0, 1.0, 2.0, 3.0, 4.0, 4.0]);
+    assert_eq!(made("full([2, x], half - 1, \"bf16\")"), (vec![2, 2], vec![-0.5; 4]));
+    assert_eq!(made(&format!("10 - {row}")).1, [10.0, 9.0, 8.0, 7.0, 6.0, 5.0]);
+    assert_eq!(made(&format!("{row} + ({row} * 2 + 1)")).1, [1.0, 4.0, 7.0, 10.0, 13.0, 16.0]);
+    assert_eq!(made("slice(\"a\", 0, 0, 1) + \"a\"").1[6..8], [6.0, 8.0]);
+    assert_eq!(made(&format!("abs(0 - floor({row} * half))")).1, [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]);
     assert_eq!(made("bitcast(bitcast(\"a\", \"u32\"), \"bf16\")").1, counting(0, 24));
 }
 
@@ -161,6 +182,13 @@ fn what_from_can_not_make_says_why() {
         ("shape = \"size(n), 6\", from = \"a\"", "`out`: no function `size, with 1 arguments`"),
         ("shape = \"deep.down.size, 6\", from = \"a\"", "`out`: `deep.down.size` is missing in config.json"),
         ("shape = \"nothing ?? gone, 6\", from = \"a\"", "`out`: `gone` is missing in config.json"),
+        ("when = \"int(word) > 0\", from = \"a\"", "`out`: \"w\" where a whole number is needed in `int`"),
+        ("when = \"pattern[4] == word\", from = \"a\"", "`out`: item 4 of a list of 4"),
+        ("when = \"kinds[0].size\", from = \"a\"", "`out`: \"full\" where an object is needed in `.size`"),
+        (
+            "module = \"Linear\", bits = \"n + 3\", group_size = 64, from = \"a\"",
+            "`out`: MLX has no format of 7 bits in groups of 64",
+        ),
         ("when = \"gone > 0\", from = \"a\"", "`out`: `gone` is missing in config.json"),
         ("shape = \"9223372036854775807 * n, 6\", from = \"a\"", "`out`: a number of more than 64 bits"),
     ];
@@ -188,6 +216,15 @@ fn conditions_decide_what_there_is() {
         "not n in nothing",
         "twice == 8 and n % 3 == 1 and -n + 5 == 1",
         "half * 2 == 1.0 and half < 1",
+        "dtype(\"a\") == \"bf16\" and dtype(\"gone\") == null",
+        "int(half * 5) == 2 and int(\"12\") == 12 and int(true) == 1",
+        "given(nothing) and not given(gone) and get(nothing, 3) == null and get(gone, 3) == 3",
+        "is_list(kinds) and not is_list(n) and is_text(word) and is_object(blocks[0])",
+        "blocks[1].size == 6 and blocks[0].inner.kind == \"x\" and blocks[1].inner.kind == null",
+        "len(blocks) == 2 and \"inner\" in blocks[0] and not \"inner\" in blocks[1]",
+        "len(pattern) == 4 and pattern[1] == \"M\" and \"M-\" in pattern",
+        "split(\"a,b\", \",\")[1] == \"b\" and len(split(word, \"x\")) == 1",
+        "count(kinds, \"full\") == 1 and count(pattern, \"M\") == 2 and range(1, 3) == [1, 2]",
     ] {
         assert!(there(when), "{when}");
         assert!(!there(&format!("not ({when})")), "{when}");
@@ -200,4 +237,52 @@ fn a_value_may_complete_the_key_that_it_is_named_after() {
     assert_eq!(layout.outputs[0].role, Role::Norm);
     assert_eq!(layout.dropped.len(), 4);
     assert!(layout.dropped.iter().all(|dropped| dropped.why == "not asked for"));
+}
+
+#[test]
+fn an_index_may_run_over_a_list_and_depend_on_another() {
+    let rules = "[index]\ni = \"range(1, x)\"\nj = \"x\"\nk = \"range(j, x)\"\n\
+        [[group]]\n[group.tensors]\n\
+        \"late.{i}\" = { from = \"x.{i}\", role = \"other\" }\n\
+        \"rest.{j}\" = { from = 'stack(k, \"x.{k}\")', role = \"other\" }\n\
+        \"pair.{j}.{k}\" = { from = \"x.{k}\", role = \"other\" }";
+    let layout = layout_by(rules, "mlx-lm").unwrap();
+    let shape = |output: &smelt_core::layout::Output| layout.graph.node(output.node).shape.to_vec();
+    let made: Vec<_> = layout.outputs.iter().map(|output| (output.name.as_str(), shape(output))).collect();
+    assert_eq!(made[0], ("late.1", vec![2, 3]));
+    let names: Vec<_> = made.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["late.1", "pair.0.0", "pair.0.1", "rest.0", "pair.1.1", "rest.1"]);
+    assert_eq!((&made[3].1, &made[5].1), (&vec![2, 2, 3], &vec![1, 2, 3]));
+}
+
+#[test]
+fn how_a_module_is_stored_may_depend_on_the_config() {
+    let own = |rule: &str| {
+        let rules = format!(
+            "[[group]]\n[group.tensors]\n\"a\" = {{ role = \"other\", module = \"Linear\", {rule} }}"
+        );
+        let layout = layout_by(&rules, "mlx-lm").unwrap();
+        let output = &layout.outputs[0];
+        (output.module.unwrap().own, output.cast, output.format_group.clone())
+    };
+    assert_eq!(own("quantize = \"n < 4\"").0, Own::Keep);
+    assert_eq!(own("quantize = \"n == 4\", cast = \"n < 4\""), (Own::Run, false, None));
+    let Own::Format(format) = own("bits = \"n + 1\", group_size = \"16 * x\"").0 else { panic!("no format") };
+    assert_eq!((format.bits(), format.group_size()), (5, 32));
+    assert_eq!(own("bits = \"nothing\", group_size = 64").0, Own::Run);
+    assert_eq!(own("format_group = \"one\"").2.as_deref(), Some("one"));
+}
+
+#[test]
+fn a_tower_without_any_tensor_is_left_out_for_mlx_vlm() {
+    let rules = "[[group]]\n[group.tensors]\n\
+        \"a\" = { role = \"other\" }\n\
+        \"tower.a\" = { role = \"vision\" }\n\"tower.norm\" = { role = \"norm\" }";
+    assert_eq!(layout_by(rules, "mlx-vlm").unwrap().outputs.len(), 1);
+    assert!(layout_by(rules, "mlx-lm").unwrap_err().contains("`tower.a` is missing"));
+    // A part of it is not enough, and what is no tower always has to be there.
+    let part = format!("{rules}\n\"tower.b\" = {{ from = \"b\", role = \"vision\" }}");
+    assert!(layout_by(&part, "mlx-vlm").unwrap_err().contains("`tower.a` is missing"));
+    let other = format!("{rules}\n\"head.w\" = {{ role = \"head\" }}");
+    assert_eq!(layout_by(&other, "mlx-vlm").unwrap_err(), "`head.w` is missing, of which `head.w` is made");
 }

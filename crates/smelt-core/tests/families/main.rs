@@ -13,8 +13,9 @@ use std::fs;
 use std::sync::Arc;
 
 use common::{Model, manifests};
+use serde_json::json;
 use smelt_core::Result;
-use smelt_core::checkpoint::Checkpoint;
+use smelt_core::checkpoint::{Checkpoint, Config};
 use smelt_core::layout::graph::Op;
 use smelt_core::layout::{Family, Layout, Role, family};
 use smelt_core::plan::{Options, Origin, Plan, family_of};
@@ -47,11 +48,15 @@ fn every_family_is_embedded_under_its_own_names() {
     for family in family::all() {
         assert!(!family.title.is_empty() && !family.model_types.is_empty(), "{}", family.name);
         for model_type in &family.model_types {
-            assert!(seen.insert(model_type.as_str()), "`{model_type}` belongs to two families");
-            assert_eq!(family::of_model_type(model_type).unwrap().name, family.name);
+            let names = (model_type.as_str(), &family.architectures);
+            assert!(seen.insert(names), "`{model_type}` belongs to two families");
+            let config = json!({ "model_type": model_type, "architectures": family.architectures });
+            let config = Config::parse("config.json", config.to_string().as_bytes()).unwrap();
+            assert_eq!(family::of_config(&config).unwrap().name, family.name);
         }
     }
-    assert!(family::of_model_type("").is_none());
+    let nameless = Config::parse("config.json", br#"{"model_type": ""}"#).unwrap();
+    assert!(family::of_config(&nameless).is_none());
 }
 
 #[test]
@@ -100,7 +105,7 @@ fn experts_are_stacked_in_the_order_of_their_numbers() {
     let output = output.unwrap();
     assert_eq!(*layout.graph.node(output.node).shape, [12, 64, 128]);
     let made_of =
-        layout.graph.sources(output.node).into_iter().map(|id| checkpoint.tensor(id).name.to_string());
+        layout.graph.sources(output.node).into_iter().map(|id| checkpoint.logical(id).name.to_string());
     let expected = (0..12).map(|expert| format!("model.layers.2.mlp.experts.{expert}.up_proj.weight"));
     assert!(made_of.eq(expected));
 }

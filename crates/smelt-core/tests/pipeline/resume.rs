@@ -187,7 +187,7 @@ fn reopened(folder: &Path) -> Checkpoint {
 /// Changes a file in a way that only its time tells.
 fn touch(path: &Path) {
     let file = fs::File::options().write(true).open(path).unwrap();
-    let later = file.metadata().unwrap().modified().unwrap() + Duration::from_nanos(1000);
+    let later = file.metadata().unwrap().modified().unwrap() + Duration::from_micros(1);
     file.set_modified(later).unwrap();
 }
 
@@ -496,11 +496,11 @@ struct Waiting {
 
 impl Observer for Waiting {
     fn on(&self, event: &Event) {
-        if matches!(event, Event::Block { .. }) {
-            if let Some(go_on) = self.go_on.lock().unwrap().take() {
-                self.begun.send(()).unwrap();
-                go_on.recv().unwrap();
-            }
+        if matches!(event, Event::Block { .. })
+            && let Some(go_on) = self.go_on.lock().unwrap().take()
+        {
+            self.begun.send(()).unwrap();
+            go_on.recv().unwrap();
         }
     }
 }

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use smelt_core::verify::Check;
 use smelt_kernels::Mode;
 
-use crate::shards::{MANIFEST, bytes, edit_header, edit_json, hashed, header_len, place, shard_names};
-use crate::{Contents, errors, has_error, in_mode, made, mixed, verify};
+use crate::shards::{bytes, edit_header, edit_json, hashed, header_len, place, shard_names};
+use crate::{Contents, MANIFEST, errors, has_error, in_mode, made, mixed, verify};
 
 const INDEX: &str = "model.safetensors.index.json";
 const QUERY: &str = "model.layers.1.self_attn.q_proj";

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicBool;
 
 use common::Model;
 use smelt_core::checkpoint::Checkpoint;
-use smelt_core::pipeline::{Run, Silent};
+use smelt_core::pipeline::{MANIFEST, Run, Silent};
 use smelt_core::plan::{Memory, Options, Origin, Override, Plan, family_of};
 use smelt_core::source::{MemorySource, Source};
 use smelt_core::verify::{Check, Finding, Report, Severity, Verify};
@@ -59,7 +59,7 @@ fn made(name: &str, options: &Options) -> Made {
     Made { source, model }
 }
 
-fn quantized(source: &Checkpoint, options: &Options) -> Contents {
+fn written(source: &Checkpoint, options: &Options) -> Contents {
     let origin = Origin::family(source, family_of(source, None).unwrap(), None).unwrap();
     let plan = Plan::new(source, origin, options).unwrap();
     let (schedule, stop) = (plan.schedule(MEMORY).unwrap(), AtomicBool::new(false));
@@ -76,6 +76,13 @@ fn quantized(source: &Checkpoint, options: &Options) -> Contents {
     };
     run.execute().unwrap();
     contents(&output)
+}
+
+/// What smelt writes, without the hashes.
+fn quantized(source: &Checkpoint, options: &Options) -> Contents {
+    let mut model = written(source, options);
+    assert!(model.remove(MANIFEST).is_some());
+    model
 }
 
 fn contents(folder: &Path) -> Contents {

@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-use crate::Contents;
-
-/// The file that holds hashes.
-pub(crate) const MANIFEST: &str = "smelt-manifest.json";
+use crate::{Contents, MANIFEST};
 
 /// Where the bytes of a stored tensor lie.
 pub(crate) struct Place {

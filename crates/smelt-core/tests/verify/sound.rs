@@ -12,7 +12,10 @@ use smelt_core::verify::{Check, Verify};
 use smelt_kernels::{Format, Mode};
 
 use crate::shards::{edit_json, hashed};
-use crate::{MEMORY, errors, has_error, in_mode, made, mixed, verify, verify_with};
+use crate::{
+    Contents, MANIFEST, MEMORY, Model, errors, has_error, in_mode, made, mixed, open, verify, verify_with,
+    written,
+};
 
 #[test]
 fn what_smelt_writes_is_sound() {
@@ -33,6 +36,20 @@ fn what_smelt_writes_is_sound() {
             assert_eq!(report.parameters - report.quantized, exact, "{name}: what is not quantized is exact");
         }
     }
+}
+
+#[test]
+fn the_hashes_that_are_written_are_those_of_the_bytes() {
+    let source = open(Model::manifest("qwen3_moe").files());
+    let model = written(&source, &mixed());
+    let report = verify(&model, None);
+    assert!(report.findings.is_empty() && report.hashed, "{:#?}", report.findings);
+    let hashes = |model: &Contents| {
+        let manifest: Value = serde_json::from_slice(&model[MANIFEST]).unwrap();
+        ["shards", "tensors", "files"].map(|key| manifest[key].clone())
+    };
+    // By the reference reader, over what lies there.
+    assert_eq!(hashes(&hashed(&model)), hashes(&model));
 }
 
 #[test]

@@ -29,7 +29,7 @@ impl<'a> Law<'a> {
     }
 
     /// Weights of groups that begin at element `at` of the block into `out`; what is used of it.
-    pub(super) fn weigh<'b>(self, at: usize, group_size: usize, out: &'b mut [f32]) -> &'b [f32] {
+    pub(super) fn weigh(self, at: usize, group_size: usize, out: &mut [f32]) -> &[f32] {
         let Self::Channel(row) = self else { return &[] };
         for (k, out) in out.chunks_exact_mut(group_size).enumerate() {
             let channel = (at + k * group_size) % row.len();

@@ -8,6 +8,7 @@ mod golden;
 mod naive;
 mod properties;
 mod quality;
+mod scaled;
 mod search;
 mod seeds;
 

@@ -1,15 +1,17 @@
 //! Writes a family out for one checkpoint: every parameter with its expression, every tensor of
 //! the checkpoint used, left out by a rule, or an error.
 
-use super::file::{DropRule, Family, Group, TensorRule};
+use std::collections::HashSet;
+
+use super::file::{DropRule, Family, Group, ModuleRule, TensorRule, affine};
 use super::syntax::Expr;
 use super::template::Template;
-use super::tensor::{Maker, Range, TensorError, range};
+use super::tensor::{Maker, TensorError, indices};
 use super::value::{Env, Facts, Value, ValueError};
 use crate::checkpoint::{Config, TensorId};
 use crate::layout::catalog::Catalog;
 use crate::layout::graph::Graph;
-use crate::layout::{Dropped, Layout, Output, Problem};
+use crate::layout::{Dropped, Layout, Module, Output, Own, Problem};
 
 /// Expands `family` for a checkpoint with this config and these tensors.
 ///
@@ -23,14 +25,14 @@ pub(super) fn expand(
 ) -> Result<Layout, Vec<Problem>> {
     let facts = Facts::new(config, catalog, target, &family.lets, &family.indices);
     let env = Env::new(&facts);
-    let ranges = ranges(family, &env);
     let mut expansion = Expansion {
         family,
         env,
-        ranges: &ranges,
         catalog,
+        target,
         graph: Graph::default(),
         outputs: Vec::new(),
+        towers: HashSet::new(),
         claimed: vec![false; catalog.count() as usize],
         problems: Vec::new(),
     };
@@ -38,19 +40,15 @@ pub(super) fn expand(
     expansion.finish()
 }
 
-/// How far each index of the family runs on this checkpoint. One that nothing defines here (no
-/// experts in a dense variant) is only a problem where a rule needs it.
-fn ranges<'a>(family: &'a Family, env: &Env<'_>) -> Vec<Range<'a>> {
-    family.indices.iter().map(|(name, expr)| (name.as_str(), env.size(expr))).collect()
-}
-
 struct Expansion<'a> {
     family: &'a Family,
     env: Env<'a>,
-    ranges: &'a [Range<'a>],
     catalog: &'a dyn Catalog,
+    target: &'a str,
     graph: Graph,
     outputs: Vec<Output>,
+    /// Modules of the model that hold a tower or a part of one, by the first part of their names.
+    towers: HashSet<String>,
     /// Which tensors of the checkpoint some rule asks for.
     claimed: Vec<bool>,
     problems: Vec<Problem>,
@@ -71,18 +69,21 @@ impl<'a> Expansion<'a> {
     }
 
     fn section(&mut self, index: &'a str, rules: &[(&'a Group, &'a TensorRule)]) {
-        let Some(range) = self.range(index, &rules[0].1.name.to_string()) else {
+        let env = self.env;
+        let Some(values) = self.values(index, &rules[0].1.name.to_string(), &env) else {
             return;
         };
-        for value in 0..range {
+        for value in values {
             for (group, rule) in rules {
                 self.rule(group, rule, &[(index, value)]);
             }
         }
     }
 
-    fn range(&mut self, index: &str, rule: &str) -> Option<u64> {
-        range(self.ranges, index)
+    /// What an index runs over. One that nothing defines on this checkpoint (no experts in a dense
+    /// variant) is only a problem where a rule needs it.
+    fn values(&mut self, index: &str, rule: &str, env: &Env<'_>) -> Option<Vec<u64>> {
+        indices(&self.family.indices, index, env)
             .map_err(|error| {
                 let missing = matches!(error, ValueError::Missing(_) | ValueError::Place(_));
                 let rule = if missing { rule.to_owned() } else { format!("index.{index}") };
@@ -98,10 +99,11 @@ impl<'a> Expansion<'a> {
             self.parameter(group, rule, bound);
             return;
         };
-        let Some(range) = self.range(place, &rule.name.to_string()) else {
+        let env = self.env.with(bound);
+        let Some(values) = self.values(place, &rule.name.to_string(), &env) else {
             return;
         };
-        for value in 0..range {
+        for value in values {
             let mut bound = bound.to_vec();
             bound.push((place, value));
             self.rule(group, rule, &bound);
@@ -117,7 +119,7 @@ impl<'a> Expansion<'a> {
             holds(group.when.as_ref(), &env).and_then(|group| Ok(group && holds(rule.when.as_ref(), &env)?));
         match made {
             Ok(false) => {}
-            Ok(true) => match self.output(name, rule, &env) {
+            Ok(true) => match self.parameter_of(name, rule, &env) {
                 Ok(output) => self.outputs.push(output),
                 Err(problem) => self.problems.push(problem),
             },
@@ -125,9 +127,16 @@ impl<'a> Expansion<'a> {
         }
     }
 
+    fn parameter_of(&mut self, name: String, rule: &TensorRule, env: &Env<'_>) -> Result<Output, Problem> {
+        if rule.role.is_tower() {
+            self.towers.insert(top(&name).to_owned());
+        }
+        self.output(name, rule, env)
+    }
+
     fn output(&mut self, name: String, rule: &TensorRule, env: &Env<'_>) -> Result<Output, Problem> {
-        let (catalog, ranges) = (self.catalog, self.ranges);
-        let mut maker = Maker { graph: &mut self.graph, catalog, ranges, claimed: &mut self.claimed };
+        let (catalog, indices) = (self.catalog, &self.family.indices);
+        let mut maker = Maker { graph: &mut self.graph, catalog, indices, claimed: &mut self.claimed };
         let node = match maker.make(&rule.from, env) {
             Ok(node) => node,
             Err(TensorError::Missing(tensor)) => return Err(Problem::Missing { output: name, tensor }),
@@ -141,12 +150,29 @@ impl<'a> Expansion<'a> {
                 return Err(Problem::Shape { output: name, found: found.to_vec(), expected });
             }
         }
-        let format_group = rule.format_group.clone();
-        Ok(Output { name, node, role: rule.role, module: rule.module, cast: rule.cast, format_group })
+        let treated = treatment(rule, env);
+        let (module, cast, format_group) =
+            treated.map_err(|error| Problem::Value { rule: name.clone(), error })?;
+        Ok(Output { name, node, role: rule.role, module, cast, format_group })
+    }
+
+    /// mlx-vlm leaves out what sees or hears where a checkpoint has no tensor of it: a module of the
+    /// model of which nothing at all can be made does not lack.
+    fn forgive_towers(&mut self) {
+        if self.target != "mlx-vlm" {
+            return;
+        }
+        let made: HashSet<&str> = self.outputs.iter().map(|output| top(&output.name)).collect();
+        let Self { problems, towers, .. } = self;
+        problems.retain(|problem| match problem {
+            Problem::Missing { output, .. } => made.contains(top(output)) || !towers.contains(top(output)),
+            _ => true,
+        });
     }
 
     /// Accounts for every tensor of the checkpoint, and works out what the config has to say.
-    fn finish(self) -> Result<Layout, Vec<Problem>> {
+    fn finish(mut self) -> Result<Layout, Vec<Problem>> {
+        self.forgive_towers();
         let Self { family, env, catalog, graph, outputs, claimed, mut problems, .. } = self;
         let mut layout = Layout { graph, outputs, ..Layout::default() };
         let patterns: Vec<Template> = family.drops.iter().map(|rule| env.pattern(&rule.pattern)).collect();
@@ -170,6 +196,34 @@ impl<'a> Expansion<'a> {
         }
         if problems.is_empty() { Ok(layout) } else { Err(problems) }
     }
+}
+
+/// The first part of a parameter's name: the module of the model that it belongs to.
+pub(super) fn top(name: &str) -> &str {
+    name.split('.').next().unwrap_or(name)
+}
+
+type Treatment = (Option<Module>, bool, Option<String>);
+
+/// How a parameter is quantized, whether it is cast, and whose format it shares.
+fn treatment(rule: &TensorRule, env: &Env<'_>) -> Result<Treatment, ValueError> {
+    let module = rule.module.as_ref().map(|module| module_of(module, env)).transpose()?;
+    let group = rule.format_group.as_ref().map(|group| env.fill(group)).transpose()?;
+    Ok((module, holds(rule.cast.as_ref(), env)?, group))
+}
+
+/// The module of a rule on this checkpoint.
+pub(super) fn module_of(rule: &ModuleRule, env: &Env<'_>) -> Result<Module, ValueError> {
+    let own = match &rule.format {
+        _ if !holds(rule.quantize.as_ref(), env)? => Own::Keep,
+        None => Own::Run,
+        Some((bits, _)) if env.eval(bits)? == Value::Null => Own::Run,
+        Some((bits, group)) => {
+            let (bits, group) = (env.size(bits)?.cast_signed(), env.size(group)?.cast_signed());
+            Own::Format(affine(bits, group).ok_or(ValueError::Format { bits, group })?)
+        }
+    };
+    Ok(Module { class: rule.class, own })
 }
 
 fn sections(family: &Family) -> Vec<Section<'_>> {

@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use indexmap::IndexMap;
 
+use super::expand::{module_of, top};
 use super::file::{Family, Group, TensorRule};
 use super::syntax::{Expr, Operator};
 use super::template::Template;
 use super::value::{Env, Facts};
 use crate::checkpoint::{Config, TensorId};
 use crate::layout::catalog::{Catalog, Info};
-use crate::layout::{Module, Role};
+use crate::layout::{Module, Own, Role};
 
 /// A parameter that a model has or may have.
 #[derive(Clone, Debug)]
@@ -49,6 +50,22 @@ impl Expectation {
     /// Whether a name has one of the forms of which nobody knows how many there are.
     pub fn may_have(&self, name: &str) -> bool {
         self.open.iter().any(|form| form.matches(name).is_some())
+    }
+
+    /// mlx-vlm loads a model without what sees or hears, if nothing at all of it is there.
+    fn forgive_towers(&mut self, present: &dyn Fn(&str) -> bool) {
+        let names = self.parameters.keys().filter(|name| present(name.as_str()));
+        let there: HashSet<String> = names.map(|name| top(name).to_owned()).collect();
+        let tower = |(name, all): (&String, &Vec<Expected>)| {
+            all.iter().any(|expected| expected.role.is_tower()).then(|| top(name).to_owned())
+        };
+        let towers: HashSet<String> = self.parameters.iter().filter_map(tower).collect();
+        let absent = |name: &str| towers.contains(top(name)) && !there.contains(top(name));
+        for (_, all) in self.parameters.iter_mut().filter(|(name, _)| absent(name)) {
+            for expected in all {
+                expected.required = false;
+            }
+        }
     }
 
     /// Whether the loader leaves out a tensor of this name.
@@ -99,6 +116,9 @@ impl Family {
             let expected = candidate.expected(self, &env, required);
             found.parameters.entry(candidate.name.clone()).or_default().push(expected);
         }
+        if target == "mlx-vlm" {
+            found.forgive_towers(present);
+        }
         found.dropped = self.drops.iter().map(|rule| env.pattern(&rule.pattern)).collect();
         found.config = changed_keys(self, config, &env);
         found
@@ -144,10 +164,10 @@ impl<'a> Candidates<'a> {
             let (group, rule, bound) = (self.group, self.rule, bound.clone());
             return name.map(|name| out.push(Candidate { group, rule, bound, name })).is_ok();
         };
-        let Ok(range) = env.with(bound).size(&self.family.indices[place]) else {
+        let Ok(values) = env.with(bound).indices(&self.family.indices[place]) else {
             return false;
         };
-        (0..range).all(|value| {
+        values.into_iter().all(|value| {
             bound.push((place, value));
             let fine = self.write_out(env, bound, out);
             bound.pop();
@@ -169,10 +189,16 @@ impl Candidate<'_> {
             sure.then(|| env.size(expr).ok()).flatten()
         };
         let shape = self.rule.shape.as_ref();
+        // A format that depends on the source's tensors is not known any more.
+        let module = self
+            .rule
+            .module
+            .as_ref()
+            .map(|rule| module_of(rule, &env).unwrap_or(Module { class: rule.class, own: Own::Run }));
         Expected {
             shape: shape.map(|sizes| sizes.iter().map(size).collect()),
             role: self.rule.role,
-            module: self.rule.module,
+            module,
             required,
         }
     }
@@ -307,9 +333,9 @@ fn asks(expr: &Expr, lets: &IndexMap<String, Expr>, seen: &mut HashSet<String>) 
         Expr::Int(_) | Expr::Float(_) => false,
         Expr::Text(template) => template.places().into_iter().any(|place| named(place, seen)),
         Expr::Name(name) => named(name, seen),
-        Expr::Call(name, _) if matches!(name.as_str(), "has" | "any" | "dim" | "ndim") => true,
+        Expr::Call(name, _) if matches!(name.as_str(), "has" | "any" | "dim" | "ndim" | "dtype") => true,
         Expr::List(items) | Expr::Call(_, items) => items.iter().any(|item| asks(item, lets, seen)),
-        Expr::Negate(inner) | Expr::Not(inner) => asks(inner, lets, seen),
+        Expr::Negate(inner) | Expr::Not(inner) | Expr::Member(inner, _) => asks(inner, lets, seen),
         Expr::Item(a, b) | Expr::Binary(_, a, b) => asks(a, lets, seen) || asks(b, lets, seen),
     }
 }

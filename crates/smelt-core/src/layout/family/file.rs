@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::syntax::{Expr, SyntaxError, parse};
 use super::template::{Template, TemplateError};
-use crate::layout::{Module, ModuleClass, Own, Role};
+use crate::layout::{ModuleClass, Role};
 
 /// A parsed family.
 #[derive(Debug)]
@@ -20,11 +20,14 @@ pub struct Family {
     pub title: String,
     /// The `model_type`s of config.json that it covers.
     pub model_types: Vec<String>,
+    /// Of several families of a `model_type`, the one for checkpoints whose `architectures` name one
+    /// of these; empty where the `model_type` tells.
+    pub architectures: Vec<String>,
     /// The libraries whose models it describes.
     pub targets: Vec<String>,
     /// Values derived from the config.
     pub lets: IndexMap<String, Expr>,
-    /// What each index runs over: from 0 up to the value.
+    /// What each index runs over: from 0 up to a number, or the values of a list.
     pub indices: IndexMap<String, Expr>,
     /// Routed experts that a token uses, and how many there are.
     pub experts: Option<Experts>,
@@ -67,12 +70,23 @@ pub struct TensorRule {
     pub when: Option<Expr>,
     /// What it is for.
     pub role: Role,
-    /// Whether its module can be quantized, and how it is unless the user says otherwise.
-    pub module: Option<Module>,
-    /// Whether `--dtype` applies to it.
-    pub cast: bool,
-    /// With which of its neighbours it shares a format.
-    pub format_group: Option<String>,
+    /// The module whose weight it is, if that can be quantized.
+    pub module: Option<ModuleRule>,
+    /// Whether `--dtype` applies to it; it does where nothing is said.
+    pub cast: Option<Expr>,
+    /// The modules of one name are used as one, and must be stored in one format.
+    pub format_group: Option<Template>,
+}
+
+/// How a module is stored unless the user says otherwise.
+#[derive(Debug)]
+pub struct ModuleRule {
+    /// Its class in MLX.
+    pub class: ModuleClass,
+    /// Whether it is quantized; it is where nothing is said.
+    pub quantize: Option<Expr>,
+    /// Bits and group size of its own; null bits are those of the run.
+    pub format: Option<(Expr, Expr)>,
 }
 
 /// Tensors of the checkpoint that the model does not have.
@@ -132,6 +146,8 @@ struct FamilyToml {
     name: String,
     title: String,
     model_types: Vec<String>,
+    #[serde(default)]
+    architectures: Vec<String>,
     #[serde(default = "mlx_lm")]
     targets: Vec<String>,
     #[serde(default)]
@@ -169,11 +185,30 @@ struct TensorToml {
     when: Option<String>,
     role: Role,
     module: Option<ModuleClass>,
-    quantize: Option<bool>,
-    bits: Option<u8>,
-    group_size: Option<usize>,
-    cast: Option<bool>,
+    quantize: Option<Setting>,
+    bits: Option<Setting>,
+    group_size: Option<Setting>,
+    cast: Option<Setting>,
     format_group: Option<String>,
+}
+
+/// A value, or an expression that gives it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Setting {
+    Flag(bool),
+    Number(i64),
+    Expression(String),
+}
+
+impl Setting {
+    fn parse(&self, key: &str) -> Result<Expr, FamilyError> {
+        match self {
+            Self::Flag(value) => Ok(Expr::Name(value.to_string())),
+            Self::Number(value) => Ok(Expr::Int(*value)),
+            Self::Expression(text) => expression(key, text),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -209,6 +244,7 @@ impl Family {
             name: file.name,
             title: file.title,
             model_types: file.model_types,
+            architectures: file.architectures,
             targets: file.targets,
             config: expressions(file.config)?,
             lets,
@@ -244,8 +280,8 @@ fn parse_tensor(
         when: condition(key, rule.when.as_deref())?,
         role: rule.role,
         module: module(key, rule)?,
-        cast: rule.cast.unwrap_or(true),
-        format_group: rule.format_group.clone(),
+        cast: setting(key, rule.cast.as_ref())?,
+        format_group: rule.format_group.as_deref().map(|text| template(key, text)).transpose()?,
         name,
     })
 }
@@ -255,22 +291,41 @@ fn origin(key: &str, text: &str) -> Result<Expr, FamilyError> {
     if text.contains(['(', '"']) { expression(key, text) } else { Ok(Expr::Text(template(key, text)?)) }
 }
 
-fn module(key: &str, rule: &TensorToml) -> Result<Option<Module>, FamilyError> {
+fn module(key: &str, rule: &TensorToml) -> Result<Option<ModuleRule>, FamilyError> {
     let error = || FamilyError::Format { key: key.to_owned() };
-    let own = match (rule.quantize, rule.bits, rule.group_size) {
-        (None | Some(true), None, None) => Own::Run,
-        (Some(false), None, None) => Own::Keep,
-        (None, Some(bits), Some(group)) => {
-            let format = smelt_kernels::Format::new(smelt_kernels::Mode::Affine, bits, group);
-            Own::Format(format.ok_or_else(error)?)
-        }
+    let quantize = setting(key, rule.quantize.as_ref())?;
+    let format = match (&rule.bits, &rule.group_size) {
+        (None, None) => None,
+        (Some(bits), Some(group)) => Some((bits.parse(key)?, group.parse(key)?)),
         _ => return Err(error()),
     };
-    match (rule.module, own) {
-        (Some(class), own) => Ok(Some(Module { class, own })),
-        (None, Own::Run) => Ok(None),
-        (None, _) => Err(error()),
+    let never = matches!(rule.quantize, Some(Setting::Flag(false)));
+    if format.as_ref().is_some_and(|format| never || !is_format(format)) {
+        return Err(error());
     }
+    match rule.module {
+        Some(class) => Ok(Some(ModuleRule { class, quantize, format })),
+        None if format.is_some() || quantize.is_some() || rule.format_group.is_some() => Err(error()),
+        None => Ok(None),
+    }
+}
+
+/// Whether MLX has a format; one that depends on the config is looked at later.
+fn is_format(format: &(Expr, Expr)) -> bool {
+    let (Expr::Int(bits), Expr::Int(group)) = format else {
+        return true;
+    };
+    affine(*bits, *group).is_some()
+}
+
+/// The affine format of this many bits and this group size, if MLX has it.
+pub(super) fn affine(bits: i64, group_size: i64) -> Option<smelt_kernels::Format> {
+    let (bits, group_size) = (u8::try_from(bits).ok()?, usize::try_from(group_size).ok()?);
+    smelt_kernels::Format::new(smelt_kernels::Mode::Affine, bits, group_size)
+}
+
+fn setting(key: &str, setting: Option<&Setting>) -> Result<Option<Expr>, FamilyError> {
+    setting.map(|setting| setting.parse(key)).transpose()
 }
 
 fn parse_drop(drop: DropToml) -> Result<DropRule, FamilyError> {

@@ -13,7 +13,7 @@ mod value;
 use std::sync::OnceLock;
 
 pub use expected::{Expectation, Expected};
-pub use file::{DropRule, Experts, Family, FamilyError, Group, TensorRule};
+pub use file::{DropRule, Experts, Family, FamilyError, Group, ModuleRule, TensorRule};
 pub use syntax::{Expr, Operator, SyntaxError};
 pub use template::{Template, TemplateError};
 pub use tensor::TensorError;
@@ -49,12 +49,28 @@ pub fn text(name: &str) -> Option<&'static str> {
     FILES.iter().find(|(known, _)| *known == file).map(|(_, text)| *text)
 }
 
-/// The family of a `model_type`.
-pub fn of_model_type(model_type: &str) -> Option<&'static Family> {
+/// The family of a config: by its `model_type`, and by its `architectures` where families of one type
+/// differ in these.
+pub fn of_config(config: &Config) -> Option<&'static Family> {
+    let model_type = config.model_type()?;
     // Only files in which the word stands at all are worth parsing.
     let quoted = format!("\"{model_type}\"");
-    let candidates = (0..FILES.len()).filter(|&index| FILES[index].1.contains(&quoted));
-    candidates.map(parsed).find(|family| family.model_types.iter().any(|known| known == model_type))
+    let candidates = (0..FILES.len()).filter(|&index| FILES[index].1.contains(&quoted)).map(parsed);
+    choose(candidates, model_type, config)
+}
+
+/// The family that names an architecture of the config, else the one that names none.
+fn choose<'a>(
+    families: impl Iterator<Item = &'a Family>,
+    model_type: &str,
+    config: &Config,
+) -> Option<&'a Family> {
+    let names = config.get("architectures").and_then(serde_json::Value::as_array);
+    let has = |known: &String| names.is_some_and(|names| names.iter().any(|name| name == known));
+    let of_type = families.filter(|family| family.model_types.iter().any(|known| known == model_type));
+    let fits =
+        of_type.filter(|family| family.architectures.is_empty() || family.architectures.iter().any(has));
+    fits.max_by_key(|family| !family.architectures.is_empty())
 }
 
 impl Family {
@@ -83,5 +99,27 @@ impl Family {
         let env = Env::new(&facts);
         let (active, total) = (env.size(&experts.active)?, env.size(&experts.total)?);
         Ok((total > 0).then(|| active as f64 / total as f64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn family(name: &str, rest: &str) -> Family {
+        Family::parse(&format!("name = \"{name}\"\ntitle = \"\"\nmodel_types = [\"one\"]\n{rest}")).unwrap()
+    }
+
+    #[test]
+    fn architectures_tell_families_of_one_type_apart() {
+        let families = [family("plain", ""), family("classifier", "architectures = [\"A\", \"B\"]")];
+        let chosen = |config: &str| {
+            let config = Config::parse("config.json", config.as_bytes()).unwrap();
+            choose(families.iter(), config.model_type()?, &config).map(|family| family.name.as_str())
+        };
+        assert_eq!(chosen(r#"{"model_type": "one"}"#), Some("plain"));
+        assert_eq!(chosen(r#"{"model_type": "one", "architectures": ["C"]}"#), Some("plain"));
+        assert_eq!(chosen(r#"{"model_type": "one", "architectures": ["C", "B"]}"#), Some("classifier"));
+        assert_eq!(chosen(r#"{"model_type": "two"}"#), None);
     }
 }

@@ -5,11 +5,12 @@
 //! and  := not ('and' not)*           null := sum ('??' sum)*
 //! not  := 'not' not | cmp            sum  := term (('+' | '-') term)*
 //! term := unary (('*' | '/' | '%') unary)*
-//! unary := '-' unary | post          post := atom ('[' or ']')*
+//! unary := '-' unary | post          post := atom ('[' or ']' | '.' name)*
 //! atom := number | "text" | name | name '(' list ')' | '[' list ']' | '(' or ')'
 //! ```
 //!
-//! Names may hold dots: `text_config.hidden_size`. A text may hold places: `"model.layers.{layer}"`.
+//! Names may hold dots: `text_config.hidden_size`, also behind an item of a list of objects:
+//! `blocks[layer].attention.heads`. A text may hold places: `"model.layers.{layer}"`.
 
 use std::fmt;
 
@@ -34,6 +35,8 @@ pub enum Expr {
     Call(String, Vec<Expr>),
     /// `list[i]`
     Item(Box<Expr>, Box<Expr>),
+    /// `list[i].key`, with any number of keys joined by dots.
+    Member(Box<Expr>, String),
     /// `-a`
     Negate(Box<Expr>),
     /// `not a`
@@ -62,7 +65,7 @@ impl Expr {
             Self::Text(template) => template.places().into_iter().any(name),
             Self::Name(text) => name(text),
             Self::List(items) | Self::Call(_, items) => items.iter().any(inner),
-            Self::Negate(expr) | Self::Not(expr) => inner(expr),
+            Self::Negate(expr) | Self::Not(expr) | Self::Member(expr, _) => inner(expr),
             Self::Item(a, b) | Self::Binary(_, a, b) => inner(a) || inner(b),
         }
     }
@@ -195,12 +198,18 @@ impl<'a> Parser<'a> {
             return self.nested(|this| Ok(Expr::Negate(Box::new(this.unary()?))));
         }
         let mut expr = self.nested(Self::atom)?;
-        while self.take("[") {
-            let index = self.nested(|this| this.level(0))?;
-            self.expect("]", "`]`")?;
-            expr = Expr::Item(Box::new(expr), Box::new(index));
+        loop {
+            if self.take("[") {
+                let index = self.nested(|this| this.level(0))?;
+                self.expect("]", "`]`")?;
+                expr = Expr::Item(Box::new(expr), Box::new(index));
+            } else if matches!(expr, Expr::Item(..)) && self.take(".") {
+                let keys = self.word(|c| c.is_alphanumeric() || matches!(c, '_' | '.')).to_owned();
+                expr = Expr::Member(Box::new(expr), keys);
+            } else {
+                return Ok(expr);
+            }
         }
-        Ok(expr)
     }
 
     fn atom(&mut self) -> Parsed {
@@ -339,6 +348,7 @@ mod tests {
                     format!("{name}({})", items.iter().map(show).collect::<Vec<_>>().join(" "))
                 }
                 Expr::Item(list, index) => format!("{}[{}]", show(list), show(index)),
+                Expr::Member(object, keys) => format!("{}.{keys}", show(object)),
                 Expr::Negate(inner) => format!("-{}", show(inner)),
                 Expr::Not(inner) => format!("!{}", show(inner)),
                 Expr::Binary(op, a, b) => format!("({} {op:?} {})", show(a), show(b)),
@@ -361,6 +371,7 @@ mod tests {
             "(stack(expert \"a.{expert}.b\") Add 1e-6)"
         );
         assert_eq!(shown("index_of - inner"), "(index_of Subtract inner)");
+        assert_eq!(shown("a.b[i].c.d[0].e"), "a.b[i].c.d[0].e");
     }
 
     #[test]

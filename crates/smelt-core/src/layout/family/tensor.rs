@@ -15,16 +15,23 @@
 //! repeat(t, axis, n)      each element of an axis n times in a row
 //! pad(t, axis, low, high) zeros before and behind, along an axis
 //! sum(t, axis), norm(t, axis)   along an axis, which keeps one element
-//! sqrt(t), square(t), negative(t), sigmoid(t)   element by element
+//! sqrt(t), square(t), negative(t), abs(t), floor(t), exp(t), log2(t), sigmoid(t)   element by element
+//! max(t, x), min(t, x), clip(t, low, high)   element by element
+//! full([a, b], x, "bf16")     one number everywhere
 //! if(condition, a, b)     one of two
-//! t + 1, t - x, t * x, t / x   in the dtype of t
+//! t + 1, t - x, 1 - t, t * x, t / x   in the dtype of t
 //! ```
+//!
+//! Where an operand is not a tensor, it is a number, which takes the dtype of the other one.
+
+use indexmap::IndexMap;
 
 use super::syntax::{Expr, Operator};
 use super::template::Template;
 use super::value::{Env, Value, ValueError};
 use crate::checkpoint::DType;
 use crate::layout::catalog::Catalog;
+use crate::layout::discovered::joint_shape;
 use crate::layout::graph::{BinaryOp, Graph, NodeId, OpError, ReduceOp, UnaryOp};
 
 /// Why a parameter can't be made.
@@ -58,19 +65,20 @@ type Made = Result<NodeId, TensorError>;
 pub(super) struct Maker<'a> {
     pub(super) graph: &'a mut Graph,
     pub(super) catalog: &'a dyn Catalog,
-    /// How far each index runs.
-    pub(super) ranges: &'a [Range<'a>],
+    /// What each index runs over.
+    pub(super) indices: &'a IndexMap<String, Expr>,
     /// Is set for every tensor of the checkpoint that a rule asks for, also if it then fails.
     pub(super) claimed: &'a mut [bool],
 }
 
-/// An index, and how far it runs on a checkpoint or why that can't be told.
-pub(super) type Range<'a> = (&'a str, Result<u64, ValueError>);
-
-/// How far an index runs.
-pub(super) fn range(ranges: &[Range<'_>], index: &str) -> Result<u64, ValueError> {
-    let found = ranges.iter().find(|(name, _)| *name == index).map(|(_, range)| range.clone());
-    found.unwrap_or_else(|| Err(ValueError::Place(index.to_owned())))
+/// The values of an index where others may be bound.
+pub(super) fn indices(
+    known: &IndexMap<String, Expr>,
+    index: &str,
+    env: &Env<'_>,
+) -> Result<Vec<u64>, ValueError> {
+    let expr = known.get(index).ok_or_else(|| ValueError::Place(index.to_owned()))?;
+    env.indices(expr)
 }
 
 impl Maker<'_> {
@@ -157,6 +165,15 @@ impl Maker<'_> {
                     |size: u64| (0..rank).map(|at| if at == axis { size } else { 0 }).collect::<Vec<_>>();
                 Ok(self.graph.pad(tensor, &side(env.size(low)?), &side(env.size(high)?), 0.0)?)
             }
+            ("max", [left, right]) => self.operate(BinaryOp::Max, left, right, env),
+            ("min", [left, right]) => self.operate(BinaryOp::Min, left, right, env),
+            ("clip", [tensor, low, high]) => {
+                let tensor = self.make(tensor, env)?;
+                let (low, high) = (self.number(low, tensor, env)?, self.number(high, tensor, env)?);
+                let raised = self.graph.binary(BinaryOp::Max, tensor, low)?;
+                Ok(self.graph.binary(BinaryOp::Min, raised, high)?)
+            }
+            ("full", [Expr::List(shape), value, to]) => self.full(shape, value, to, env),
             ("sum" | "norm", [tensor, axis]) => {
                 let op = if name == "sum" { ReduceOp::Sum } else { ReduceOp::Norm };
                 let tensor = self.make(tensor, env)?;
@@ -181,11 +198,11 @@ impl Maker<'_> {
     }
 
     fn stack(&mut self, index: &str, tensor: &Expr, env: &Env<'_>) -> Made {
-        let range = range(self.ranges, index)?;
+        let values = indices(self.indices, index, env)?;
         let mut bound = env.bound().to_vec();
         bound.push((index, 0));
-        let mut parts = Vec::with_capacity(range as usize);
-        for value in 0..range {
+        let mut parts = Vec::with_capacity(values.len());
+        for value in values {
             if let Some(last) = bound.last_mut() {
                 last.1 = value;
             }
@@ -215,17 +232,59 @@ impl Maker<'_> {
             Operator::Divide => BinaryOp::Div,
             other => return Err(TensorError::NotATensor(format!("… {other} …"))),
         };
-        let left = self.make(left, env)?;
-        let right = match right {
-            Expr::Text(_) | Expr::Call(..) => self.make(right, env)?,
-            number => {
-                let dtype = self.graph.node(left).dtype;
-                self.graph.scalar(number_of(&env.eval(number)?)?, dtype)
+        self.operate(op, left, right, env)
+    }
+
+    /// An operation on two tensors, or on a tensor and a number on either side.
+    fn operate(&mut self, op: BinaryOp, left: &Expr, right: &Expr, env: &Env<'_>) -> Made {
+        let (left, right) = match (is_tensor(left), is_tensor(right)) {
+            (false, true) => {
+                let right = self.make(right, env)?;
+                (self.number(left, right, env)?, right)
+            }
+            (_, true) => (self.make(left, env)?, self.make(right, env)?),
+            (_, false) => {
+                let left = self.make(left, env)?;
+                (left, self.number(right, left, env)?)
             }
         };
+        let shape = joint_shape(&self.graph.node(left).shape, &self.graph.node(right).shape);
+        // Shapes that do not go together are named as they stand.
+        let left = self.graph.broadcast(left, &shape).unwrap_or(left);
         Ok(self.graph.binary(op, left, right)?)
     }
+
+    /// A number in the dtype of a tensor.
+    fn number(&mut self, expr: &Expr, like: NodeId, env: &Env<'_>) -> Made {
+        let dtype = self.graph.node(like).dtype;
+        Ok(self.graph.scalar(number_of(&env.eval(expr)?)?, dtype))
+    }
+
+    /// One number everywhere.
+    fn full(&mut self, shape: &[Expr], value: &Expr, to: &Expr, env: &Env<'_>) -> Made {
+        let dtype = dtype(&env.eval(to)?)?;
+        let number = self.graph.scalar(number_of(&env.eval(value)?)?, dtype);
+        Ok(self.graph.broadcast(number, &sizes(shape, env)?)?)
+    }
 }
+
+/// Whether an expression in `from` stands for a tensor, not for a number.
+fn is_tensor(expr: &Expr) -> bool {
+    match expr {
+        Expr::Text(_) => true,
+        Expr::Call(name, args) => match (name.as_str(), &args[..]) {
+            ("if", [_, yes, no]) => is_tensor(yes) || is_tensor(no),
+            ("max" | "min", [a, b]) => is_tensor(a) || is_tensor(b),
+            (name, _) => !NUMBERS.contains(&name),
+        },
+        Expr::Binary(_, left, right) => is_tensor(left) || is_tensor(right),
+        Expr::Negate(inner) => is_tensor(inner),
+        _ => false,
+    }
+}
+
+/// The functions that give numbers, also with the name of a tensor in their brackets.
+const NUMBERS: [&str; 6] = ["ndim", "dim", "len", "int", "div", "count"];
 
 fn sizes(exprs: &[Expr], env: &Env<'_>) -> Result<Vec<u64>, ValueError> {
     exprs.iter().map(|expr| env.size(expr)).collect()
@@ -247,7 +306,7 @@ fn kind(expr: &Expr) -> String {
         Expr::Name(name) => name.clone(),
         Expr::Negate(_) => "-…".to_owned(),
         Expr::Not(_) => "not …".to_owned(),
-        Expr::List(_) | Expr::Item(..) => "[…]".to_owned(),
+        Expr::List(_) | Expr::Item(..) | Expr::Member(..) => "[…]".to_owned(),
         Expr::Text(template) => template.to_string(),
         Expr::Call(name, _) => format!("{name}(…)"),
         Expr::Binary(op, ..) => format!("… {op} …"),
@@ -266,6 +325,10 @@ fn dtype(value: &Value) -> Result<DType, TensorError> {
 fn unary(name: &str) -> Option<UnaryOp> {
     Some(match name {
         "negative" => UnaryOp::Negative,
+        "abs" => UnaryOp::Abs,
+        "floor" => UnaryOp::Floor,
+        "exp" => UnaryOp::Exp,
+        "log2" => UnaryOp::Log2,
         "square" => UnaryOp::Square,
         "sqrt" => UnaryOp::Sqrt,
         "sigmoid" => UnaryOp::Sigmoid,

@@ -1,4 +1,18 @@
 //! Evaluates the numbers and conditions of family files against one checkpoint.
+//!
+//! ```text
+//! has("name"), any("pattern")     whether the checkpoint has such a tensor
+//! ndim("name"), dim("name", axis), dtype("name")   of a tensor, null if there is none: "bf16", "u8"
+//! given(key)                      whether config.json has the key, even if its value is null
+//! get(key, default)               its value, also null where that is given; `??` takes null as missing
+//! is_list(x), is_text(x), is_object(x)
+//! int(x)                          a fraction towards zero, a text of digits, true as 1
+//! div(a, b), min(a, b), max(a, b), if(test, yes, no)
+//! len(x), x[i]                    of a list, or of a text: its i-th character
+//! split(text, "separator")        the parts of a text, as a list
+//! range(first, end)               the numbers from `first` up to before `end`, as a list
+//! count(list, x)                  how often a list holds a value, or a text a character
+//! ```
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -27,6 +41,8 @@ pub enum Value {
     Text(String),
     /// A list.
     List(Vec<Self>),
+    /// An object of the config.
+    Object(IndexMap<String, Self>),
 }
 
 /// Why an expression has no value on this checkpoint.
@@ -65,6 +81,14 @@ pub enum ValueError {
     /// A place that no index fills.
     #[error("nothing fills the place `{{{0}}}`")]
     Place(String),
+    /// A format that MLX does not have.
+    #[error("MLX has no format of {bits} bits in groups of {group}")]
+    Format {
+        /// The bits.
+        bits: i64,
+        /// The group size.
+        group: i64,
+    },
     /// Values of `[let]` that need each other.
     #[error("`{0}` is defined by itself")]
     Cycle(String),
@@ -154,6 +178,7 @@ impl<'a> Env<'a> {
             }
             Expr::Call(name, args) => self.call(name, args),
             Expr::Item(list, index) => self.item(list, index),
+            Expr::Member(object, keys) => self.member(object, keys),
             Expr::Negate(inner) => match self.eval(inner)? {
                 Value::Int(value) => value.checked_neg().map(Value::Int).ok_or(ValueError::Overflow),
                 Value::Float(value) => Ok(Value::Float(-value)),
@@ -176,6 +201,7 @@ impl<'a> Env<'a> {
             Value::Float(value) => value != 0.0,
             Value::Text(text) => !text.is_empty(),
             Value::List(items) => !items.is_empty(),
+            Value::Object(members) => !members.is_empty(),
         })
     }
 
@@ -190,6 +216,27 @@ impl<'a> Env<'a> {
             }
             (Value::Null, expr) => Err(self.absent(expr)),
             (other, _) => Err(other.not("a whole number", "a shape")),
+        }
+    }
+
+    /// The values of an index: up to a number, or those of a list. A plain name stands for a count, so
+    /// that a list in its place is found out.
+    ///
+    /// # Errors
+    /// [`ValueError`], also where it is neither.
+    pub fn indices(&self, expr: &Expr) -> Result<Vec<u64>, ValueError> {
+        let index = |value: &Value| match value {
+            Value::Int(value) => {
+                u64::try_from(*value).map_err(|_| Value::Int(*value).not("an index", "a list"))
+            }
+            other => Err(other.not("an index", "a list")),
+        };
+        if matches!(expr, Expr::Name(_)) {
+            return Ok((0..self.size(expr)?).collect());
+        }
+        match self.eval(expr)? {
+            Value::List(items) => items.iter().map(index).collect(),
+            _ => Ok((0..self.size(expr)?).collect()),
         }
     }
 
@@ -294,10 +341,27 @@ impl<'a> Env<'a> {
                 let at = usize::try_from(index).ok().filter(|&at| at < len);
                 at.map(|at| items.swap_remove(at)).ok_or(ValueError::Item { index, len })
             }
+            (Value::Text(text), Value::Int(index)) => {
+                let letter = usize::try_from(index).ok().and_then(|at| text.chars().nth(at));
+                let letter = letter.map(|letter| Value::Text(letter.to_string()));
+                letter.ok_or(ValueError::Item { index, len: text.chars().count() })
+            }
+            (Value::Object(mut members), Value::Text(key)) => {
+                Ok(members.swap_remove(&key).unwrap_or(Value::Null))
+            }
             (Value::Null, _) => Ok(Value::Null),
             (Value::List(_), other) => Err(other.not("a whole number", "`[…]`")),
             (other, _) => Err(other.not("a list", "`[…]`")),
         }
+    }
+
+    /// A value by keys joined by dots; null where the object, or one on the way, has none.
+    fn member(&self, object: &Expr, keys: &str) -> Valued {
+        keys.split('.').try_fold(self.eval(object)?, |value, key| match value {
+            Value::Object(mut members) => Ok(members.swap_remove(key).unwrap_or(Value::Null)),
+            Value::Null => Ok(Value::Null),
+            other => Err(other.not("an object", &format!("`.{key}`"))),
+        })
     }
 
     fn binary(&self, op: Operator, left: &Expr, right: &Expr) -> Valued {
@@ -329,6 +393,19 @@ impl<'a> Env<'a> {
                 let shape = self.shape(tensor, name)?;
                 Ok(shape.and_then(|shape| shape.get(axis).copied()).map_or(Value::Null, int))
             }
+            ("dtype", [tensor]) => {
+                let found = self.facts.catalog.find(&self.text(tensor, name)?);
+                let dtype = |id| self.facts.catalog.info(id).dtype.name().to_lowercase();
+                Ok(found.map_or(Value::Null, |id| Value::Text(dtype(id))))
+            }
+            ("given", [Expr::Name(key)]) => Ok(Value::Bool(self.facts.config.get(key).is_some())),
+            ("get", [Expr::Name(key), default]) => match self.facts.config.get(key) {
+                Some(value) => Ok(Value::from_json(value)),
+                None => self.eval(default),
+            },
+            ("is_list", [value]) => Ok(Value::Bool(matches!(self.eval(value)?, Value::List(_)))),
+            ("is_text", [value]) => Ok(Value::Bool(matches!(self.eval(value)?, Value::Text(_)))),
+            ("is_object", [value]) => Ok(Value::Bool(matches!(self.eval(value)?, Value::Object(_)))),
             ("if", [test, yes, no]) => {
                 if self.truth(test)? {
                     self.eval(yes)
@@ -336,6 +413,16 @@ impl<'a> Env<'a> {
                     self.eval(no)
                 }
             }
+            ("int", [value]) => whole_of(self.present(value)?),
+            ("range", [first, end]) => {
+                let (first, end) = (self.size(first)?, self.size(end)?);
+                Ok(Value::List((first..end).map(int).collect()))
+            }
+            ("split", [text, separator]) => {
+                let (text, separator) = (self.text(text, name)?, self.text(separator, name)?);
+                Ok(Value::List(text.split(&separator).map(|part| Value::Text(part.to_owned())).collect()))
+            }
+            ("count", [list, item]) => count(&self.eval(list)?, &self.eval(item)?),
             ("div", [a, b]) => {
                 let (a, b) = (self.size(a)?, self.size(b)?);
                 a.checked_div(b).map(int).ok_or(ValueError::Division(a.cast_signed(), b.cast_signed()))
@@ -344,6 +431,7 @@ impl<'a> Env<'a> {
             ("max", [a, b]) => Ok(int(self.size(a)?.max(self.size(b)?))),
             ("len", [list]) => match self.eval(list)? {
                 Value::List(items) => Ok(int(items.len() as u64)),
+                Value::Text(text) => Ok(int(text.chars().count() as u64)),
                 other => Err(other.not("a list", "`len`")),
             },
             _ => Err(ValueError::Function(format!("{name}, with {} arguments", args.len()))),
@@ -381,7 +469,10 @@ impl Value {
     /// A value of the config.
     pub fn from_json(json: &Json) -> Self {
         match json {
-            Json::Null | Json::Object(_) => Self::Null,
+            Json::Null => Self::Null,
+            Json::Object(members) => Self::Object(
+                members.iter().map(|(key, value)| (key.clone(), Self::from_json(value))).collect(),
+            ),
             Json::Bool(value) => Self::Bool(*value),
             Json::Number(number) => match number.as_i64() {
                 Some(value) => Self::Int(value),
@@ -401,6 +492,9 @@ impl Value {
             Self::Float(value) => value.into(),
             Self::Text(text) => text.into(),
             Self::List(items) => items.into_iter().map(Self::into_json).collect(),
+            Self::Object(members) => {
+                members.into_iter().map(|(key, value)| (key, value.into_json())).collect()
+            }
         }
     }
 
@@ -421,6 +515,9 @@ impl fmt::Display for Value {
                 let items: Vec<String> = items.iter().map(ToString::to_string).collect();
                 write!(out, "[{}]", items.join(", "))
             }
+            Self::Object(members) => {
+                write!(out, "{{{}}}", members.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
+            }
         }
     }
 }
@@ -429,11 +526,37 @@ fn int(value: u64) -> Value {
     Value::Int(value.cast_signed())
 }
 
+/// A value as a whole number: fractions towards zero, as Python's `int` does.
+fn whole_of(value: Value) -> Valued {
+    match &value {
+        Value::Int(_) => Ok(value),
+        Value::Bool(value) => Ok(Value::Int(i64::from(*value))),
+        Value::Float(number) if number.abs() < 9e18 => Ok(Value::Int(*number as i64)),
+        Value::Text(text) => {
+            text.trim().parse().map(Value::Int).map_err(|_| value.not("a whole number", "`int`"))
+        }
+        _ => Err(value.not("a whole number", "`int`")),
+    }
+}
+
+/// How often a list holds a value, or a text a text.
+fn count(list: &Value, item: &Value) -> Valued {
+    match (list, item) {
+        (Value::List(items), item) => Ok(int(items.iter().filter(|other| *other == item).count() as u64)),
+        (Value::Text(text), Value::Text(part)) => Ok(int(text.matches(part.as_str()).count() as u64)),
+        _ => Err(list.not("a list", "`count`")),
+    }
+}
+
 fn operate(op: Operator, left: &Value, right: &Value) -> Valued {
     match (op, left, right) {
         (Operator::Equal, ..) => Ok(Value::Bool(left == right)),
         (Operator::Unequal, ..) => Ok(Value::Bool(left != right)),
         (Operator::In, item, Value::List(items)) => Ok(Value::Bool(items.contains(item))),
+        (Operator::In, Value::Text(part), Value::Text(text)) => Ok(Value::Bool(text.contains(part.as_str()))),
+        (Operator::In, Value::Text(key), Value::Object(members)) => {
+            Ok(Value::Bool(members.contains_key(key)))
+        }
         (Operator::In, _, Value::Null) => Ok(Value::Bool(false)),
         (_, Value::Int(a), Value::Int(b)) => whole(op, *a, *b),
         (_, Value::Int(_) | Value::Float(_), Value::Int(_) | Value::Float(_)) => float(op, left, right),

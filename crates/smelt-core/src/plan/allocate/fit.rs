@@ -67,13 +67,12 @@ fn token_bytes(config: &Config) -> u64 {
     };
     let first = |keys: &[&str]| keys.iter().find_map(|key| number(key));
     let layers = first(&["num_hidden_layers", "n_layer", "n_layers", "num_layers"]).unwrap_or(0);
-    let width = match number("kv_lora_rank") {
-        Some(rank) => rank + number("qk_rope_head_dim").unwrap_or(0),
-        None => {
-            let heads = first(&["num_attention_heads", "n_head", "n_heads"]).unwrap_or(1).max(1);
-            let own = first(&["hidden_size", "n_embd", "d_model"]).unwrap_or(0) / heads;
-            2 * number("num_key_value_heads").unwrap_or(heads) * number("head_dim").unwrap_or(own)
-        }
+    let width = if let Some(rank) = number("kv_lora_rank") {
+        rank + number("qk_rope_head_dim").unwrap_or(0)
+    } else {
+        let heads = first(&["num_attention_heads", "n_head", "n_heads"]).unwrap_or(1).max(1);
+        let own = first(&["hidden_size", "n_embd", "d_model"]).unwrap_or(0) / heads;
+        2 * number("num_key_value_heads").unwrap_or(heads) * number("head_dim").unwrap_or(own)
     };
     layers.saturating_mul(width).saturating_mul(ELEMENT)
 }

@@ -46,8 +46,6 @@ fn own(role: Role, facts: Facts) -> f64 {
         Role::Embedding if facts.tied => head(facts) + 6.0,
         // The first thing in the stream, and all that the first layer reads.
         Role::Embedding => 9.0,
-        // A table beside the stream: small gated additions.
-        Role::PerLayerEmbedding => 0.5,
         // Queries and keys only move attention about, and softmax forgives; keys are shared by more heads.
         Role::AttentionQuery => 0.35 * attention(facts),
         Role::AttentionKey => 0.5 * attention(facts),
@@ -59,8 +57,9 @@ fn own(role: Role, facts: Facts) -> f64 {
         Role::MlpDown | Role::ExpertDown | Role::SharedExpertDown => 1.25,
         // What multiplies or steers the stream: few weights, far-reaching errors.
         Role::AttentionGate | Role::Router | Role::Indexer | Role::HyperConnection => 4.0,
-        // Drafts are checked by the model itself: an error costs speed alone.
-        Role::Mtp => 0.5,
+        // A table beside the stream makes small gated additions; drafts are checked by the model itself, and an
+        // error in them costs speed alone.
+        Role::PerLayerEmbedding | Role::Mtp => 0.5,
         _ => 1.0,
     }
 }

@@ -25,10 +25,12 @@ pub(super) fn histogram(tensors: &[TensorReport]) -> String {
         }
     }
     let bars = by_format.iter().filter(|(_, errors)| errors.len() > 1);
-    bars.map(|(format, errors)| {
-        format!("<h3>{} ({} tensors)</h3>\n{}", Escaped(format), errors.len(), bars_of(errors))
-    })
-    .collect()
+    let mut text = String::new();
+    for (format, errors) in bars {
+        let _ = writeln!(text, "<h3>{} ({} tensors)</h3>", Escaped(format), errors.len());
+        text.push_str(&bars_of(errors));
+    }
+    text
 }
 
 fn bars_of(errors: &[f64]) -> String {

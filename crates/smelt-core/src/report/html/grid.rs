@@ -188,8 +188,10 @@ fn single(placed: &[Placed]) -> String {
 
 /// What the colours mean.
 fn key(legend: &[(String, String)]) -> String {
-    let items: String =
-        legend.iter().map(|(class, words)| format!("<li>{} {words}</li>\n", swatch(class))).collect();
+    let mut items = String::new();
+    for (class, words) in legend {
+        let _ = writeln!(items, "<li>{} {words}</li>", swatch(class));
+    }
     if items.is_empty() { items } else { format!("<ul class=\"key legend\">\n{items}</ul>\n") }
 }
 

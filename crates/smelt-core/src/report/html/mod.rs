@@ -92,7 +92,10 @@ fn header(report: &Report) -> String {
 }
 
 fn notes(report: &Report) -> String {
-    let items: String = report.notes.iter().map(|note| format!("<li>{}</li>\n", Escaped(note))).collect();
+    let mut items = String::new();
+    for note in &report.notes {
+        let _ = writeln!(items, "<li>{}</li>", Escaped(note));
+    }
     let list = if items.is_empty() { items } else { format!("<ul class=\"notes\">\n{items}</ul>\n") };
     section("Different from what was asked, or worth knowing", &list)
 }
@@ -170,9 +173,9 @@ fn footer(report: &Report) -> String {
 
 /// A table that scrolls sideways where the page is narrow.
 fn table(head: &[&str], rows: &str) -> String {
-    let head: String = head.iter().map(|cell| format!("<th>{cell}</th>")).collect();
+    let head = head.join("</th><th>");
     format!(
-        "<div class=\"wide\">\n<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n"
+        "<div class=\"wide\">\n<table>\n<thead><tr><th>{head}</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n"
     )
 }
 

@@ -1,0 +1,148 @@
+//! Bits that are moved: the output holds the source's codes and scales, and stands for its numbers.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::json;
+use smelt_core::checkpoint::Checkpoint;
+use smelt_core::checkpoint::region::whole;
+use smelt_core::layout::Family;
+use smelt_core::layout::catalog::Catalog;
+use smelt_core::layout::pull::Tensors;
+use smelt_core::pipeline::{Run, Silent};
+use smelt_core::plan::{Memory, Note, Options, Origin, Plan, Transcode};
+use smelt_core::source::LocalSource;
+use smelt_kernels::{Format, Mode};
+
+use crate::cases::{self, Draw};
+use crate::{Tensor, open};
+
+/// Experts in one tensor that multiply from the right, rows of two projections in turn; experts apart.
+const FAMILY: &str = r#"
+name = "own"
+title = "Own"
+model_types = ["own"]
+
+[index]
+expert = "2"
+
+[[group]]
+when = 'has("e.down_proj")'
+[group.tensors]
+"gate.weight" = { from = 'transpose(slice("e.down_proj", 2, 0, 12, 2), 0, 2, 1)', module = "SwitchLinear", role = "expert-gate" }
+"up.weight" = { from = 'transpose(slice("e.down_proj", 2, 1, 12, 2), 0, 2, 1)', module = "SwitchLinear", role = "expert-up" }
+
+[[group]]
+when = 'has("e.0.proj.weight")'
+[group.tensors]
+"down.weight" = { from = 'stack(expert, "e.{expert}.proj.weight")', module = "SwitchLinear", role = "expert-down" }
+"turned.weight" = { from = 'transpose("e.0.proj.weight", 1, 0)', module = "Linear", role = "other" }
+"#;
+
+fn plan(checkpoint: &Checkpoint, options: &Options) -> Plan {
+    let family = Family::parse(FAMILY).unwrap();
+    Plan::new(checkpoint, Origin::family(checkpoint, &family, None).unwrap(), options).unwrap()
+}
+
+/// Carries a plan out and opens the result.
+fn run(checkpoint: &Checkpoint, plan: &Plan, folder: &Path) -> Checkpoint {
+    let schedule = plan.schedule(Memory { limit: 40 << 20, threads: 2 }).unwrap();
+    let stop = AtomicBool::new(false);
+    Run { plan, checkpoint, output: folder, schedule, importance: None, observer: &Silent, stop: &stop }
+        .execute()
+        .unwrap();
+    Checkpoint::open(Arc::new(LocalSource::open(folder).unwrap())).unwrap()
+}
+
+fn read(checkpoint: &Checkpoint, name: &str) -> (Vec<u64>, Vec<[u8; 2]>) {
+    let id = Catalog::find(checkpoint, name).unwrap();
+    let shape = checkpoint.info(id).shape.to_vec();
+    let mut out = vec![0; shape.iter().product::<u64>() as usize * 2];
+    checkpoint.read_region(id, &whole(&shape), &mut out).unwrap();
+    (shape, out.as_chunks().0.to_vec())
+}
+
+fn stored(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
+    let id = checkpoint.find(name).unwrap();
+    let mut out = vec![0; checkpoint.tensor(id).bytes as usize];
+    checkpoint.read(id, 0, &mut out).unwrap();
+    out
+}
+
+fn own(tensors: &[Tensor]) -> Checkpoint {
+    open(&json!({ "model_type": "own" }), tensors)
+}
+
+#[test]
+fn powers_of_two_through_exchanged_axes() {
+    let case = cases::mxfp4(Draw { lead: 3, rows: 12, cols: 64, pick: 0, seed: 5 });
+    let source = own(&case.tensors);
+    let plan = plan(&source, &Options::default());
+    let moved: Vec<_> = plan.tasks.iter().filter(|task| task.moved.is_some()).collect();
+    assert_eq!(moved.len(), 2);
+    assert!(moved.iter().all(|task| task.format.as_ref().unwrap().0.mode() == Mode::Mxfp4));
+    assert!(matches!(&plan.notes[..], [Note::Moved { .. }, Note::Moved { .. }]), "{:?}", plan.notes);
+    let folder = tempfile::tempdir().unwrap();
+    let result = run(&source, &plan, folder.path());
+    let (_, all) = read(&source, "e.down_proj");
+    for (name, first) in [("gate.weight", 0), ("up.weight", 1)] {
+        let (shape, found) = read(&result, name);
+        assert_eq!(shape, [3, 6, 64]);
+        for (place, value) in found.into_iter().enumerate() {
+            let (expert, row, col) = (place / 64 / 6, place / 64 % 6, place % 64);
+            assert_eq!(value, all[(expert * 64 + col) * 12 + row * 2 + first], "{name} {place}");
+        }
+    }
+}
+
+/// Two experts of the integers with these names.
+fn experts(pick: u64) -> Vec<Tensor> {
+    let expert = |index: u64| {
+        let case = cases::integers(Draw { lead: 1, rows: 64, cols: 96, pick, seed: index });
+        let renamed = move |tensor: Tensor| Tensor {
+            name: tensor.name.replace("a.", &format!("e.{index}.")),
+            ..tensor
+        };
+        case.tensors.into_iter().map(renamed)
+    };
+    (0..2).flat_map(expert).collect()
+}
+
+#[test]
+fn symmetric_integers_with_their_bias() {
+    let source = own(&experts(0));
+    let plan = plan(&source, &Options::default());
+    let folder = tempfile::tempdir().unwrap();
+    let result = run(&source, &plan, folder.path());
+    let both =
+        |ending: &str| [0, 1].map(|e| stored(&source, &format!("e.{e}.proj.weight_{ending}"))).concat();
+    assert_eq!(stored(&result, "down.weight"), both("packed"));
+    assert_eq!(stored(&result, "down.scales"), both("scale"));
+    let number = |bytes: &[u8; 2]| half::bf16::from_le_bytes(*bytes).to_f32();
+    let (scales, biases) = (both("scale"), stored(&result, "down.biases"));
+    for (scale, bias) in scales.as_chunks().0.iter().zip(biases.as_chunks().0) {
+        assert_eq!(number(bias), -8.0 * number(scale));
+    }
+    // Across its rows a weight has no groups to move.
+    let turned = plan.tasks.iter().find(|task| task.name == "turned.weight").unwrap();
+    assert!(turned.moved.is_none());
+    assert!(
+        plan.notes.iter().any(|note| matches!(note, Note::NotMoved { module, .. } if module == "turned"))
+    );
+}
+
+#[test]
+fn what_is_asked_for_decides() {
+    let source = own(&experts(0));
+    let moved =
+        |options: &Options| plan(&source, options).tasks.iter().filter(|task| task.moved.is_some()).count();
+    assert_eq!(moved(&Options::default()), 1);
+    assert_eq!(moved(&Options { transcode: Transcode::Never, ..Options::default() }), 0);
+    assert_eq!(moved(&Options { format: Format::new(Mode::Affine, 3, 32), ..Options::default() }), 0);
+    assert_eq!(moved(&Options { format: Format::new(Mode::Affine, 8, 64), ..Options::default() }), 1);
+    assert_eq!(moved(&Options { format: None, ..Options::default() }), 0);
+    // Zero points make a bias that need not be exact.
+    let zeros = own(&experts(4));
+    assert!(plan(&zeros, &Options::default()).tasks.iter().all(|task| task.moved.is_none()));
+}
