@@ -56,7 +56,10 @@ fn finished_models_are_told_from_broken_ones() {
         let checkpoint = Checkpoint::open(Arc::new(ManifestSource::parse(name, &manifest).unwrap())).unwrap();
         for (library, _) in row.iter().filter(|(_, cell)| cell.fingerprint.is_some()) {
             let family = family_of(&checkpoint, None).unwrap();
-            let layout = Origin::family(&checkpoint, family, Some(library)).unwrap().layout;
+            // That every recorded layout is made is the matter of the test above.
+            let Ok(Origin { layout, .. }) = Origin::family(&checkpoint, family, Some(library)) else {
+                continue;
+            };
             let shapes: BTreeMap<&str, &[u64]> = layout
                 .outputs
                 .iter()
@@ -93,7 +96,7 @@ fn finished_models_are_told_from_broken_ones() {
             }
         }
     }
-    assert!(f64::from(noticed) > 0.97 * f64::from(removed), "{noticed} of {removed}");
+    assert!(removed > 1000 && f64::from(noticed) > 0.97 * f64::from(removed), "{noticed} of {removed}");
 }
 
 #[test]
