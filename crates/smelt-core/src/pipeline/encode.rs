@@ -139,7 +139,6 @@ fn take<'a>(bytes: &mut &'a [u8], len: usize) -> &'a [u8] {
     taken
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "its parts go on as two")]
 fn split(out: Packed<'_>, sizes: Sizes) -> (Packed<'_>, Packed<'_>) {
     let Packed { codes, scales, biases } = out;
     let (codes, later_codes) = codes.split_at_mut(sizes.codes);

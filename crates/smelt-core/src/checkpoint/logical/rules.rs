@@ -47,7 +47,7 @@ pub(super) fn packed(declared: &Declared, stored: &Stored<'_>, id: StoredId, ten
     }
 }
 
-/// BitNet: three values, four to a byte, and one scale. MLX's model takes both as they are.
+/// `BitNet`: three values, four to a byte, and one scale. MLX's model takes both as they are.
 pub(super) fn is_ternary(weight: &StoredTensor, scale: &StoredTensor) -> bool {
     let one = scale.shape.iter().product::<u64>() == 1;
     weight.dtype == DType::U8 && scale.dtype.float().is_some() && one
