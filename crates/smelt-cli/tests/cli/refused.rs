@@ -123,7 +123,7 @@ fn options_that_make_no_sense() {
 
     For more information, try '--help'.
     ");
-    assert_snapshot!(asked("--max-memory 1MiB"), @"error: `lm_head.weight` needs at least 25.0 MiB of memory; give `--max-memory` as much");
+    assert_snapshot!(asked("--max-memory 1MiB"), @"error: `lm_head.weight` needs at least 26.0 MiB of memory; give `--max-memory` as much");
     assert_snapshot!(asked("--threads 0"), @"
     error: invalid value '0' for '--threads <N>': 0 is not in 1..=1024
 

@@ -289,7 +289,7 @@ fn plan() {
     codes            by search
     files            1 shard of 1.53 MiB in all, 4 side files
     left out         no tensor
-    peak memory      at most 32.6 MiB
+    peak memory      at most 34.8 MiB
     disk             2.05 MiB needed, [space] free
     ");
     // A dry run shows the same.

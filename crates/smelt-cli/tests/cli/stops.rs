@@ -108,7 +108,7 @@ fn what_is_finished_is_kept_and_says_how_to_go_on() {
     insta::assert_snapshot!(place.run("quantize model -o out --no-resume --max-memory 1MiB"), @"
     exit 1
     --- stderr
-    error: `model.layers.0.self_attn.v_proj.weight` needs at least 25.0 MiB of memory; give `--max-memory` as much
+    error: `model.layers.0.self_attn.v_proj.weight` needs at least 26.0 MiB of memory; give `--max-memory` as much
     ");
     assert!(place.path("out/smelt-journal.partial").is_file(), "a refusal takes nothing away");
 }
