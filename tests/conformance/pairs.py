@@ -60,7 +60,9 @@ def prepare(name: str, library: str, folder: Path) -> Case:
     write_tensors(case.source, [manifest_tensors(manifest, Variant())])
     target = ["--target", library]
     smelt("quantize", case.source, "-o", case.plain, *target, "--mode", "none")
-    smelt("quantize", case.source, "-o", case.packed, *target, "--rounding", "cpu")
+    smelt(
+        "quantize", case.source, "-o", case.packed, *target, "--rounding", "cpu", "--method", "rtn"
+    )
     return Case(case.source, case.plain, case.packed, towers(case.source, target))
 
 

@@ -13,9 +13,7 @@ RECIPES = ["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"]
 @pytest.mark.parametrize("group", [32, 64])
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe", "gemma2", "llama_tied"])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_recipe(
-    recipe: str, family: str, group: int, workspace: Workspace, tmp_path: Path
-) -> None:
+def test_recipe(recipe: str, family: str, group: int, workspace: Workspace, tmp_path: Path) -> None:
     source = workspace.source(family)
     args = ("--recipe", recipe, "--group-size", str(group))
     ours = workspace.smelt.quantize(source, tmp_path / "ours", *args)
@@ -64,6 +62,12 @@ def test_measures_are_used_again(smelt: Smelt, workspace: Workspace, tmp_path: P
     assert len(kept) == 1
     second = smelt.run("quantize", source, "-o", tmp_path / "b", "--target-bpw", "5")
     assert "no weight is read" in second.stderr
-    plan = json.loads(smelt.run("plan", source, "--target-bpw", "5", "--json", "--measures", tmp_path / kept[0]).stdout)
-    assert plan["totals"]["file_bytes"] == sum(p.stat().st_size for p in (tmp_path / "b").glob("*.safetensors"))
+    plan = json.loads(
+        smelt.run(
+            "plan", source, "--target-bpw", "5", "--json", "--measures", tmp_path / kept[0]
+        ).stdout
+    )
+    assert plan["totals"]["file_bytes"] == sum(
+        p.stat().st_size for p in (tmp_path / "b").glob("*.safetensors")
+    )
     assert plan["allocation"]["bound"] <= plan["allocation"]["loss"]

@@ -1,11 +1,13 @@
 //! Shows a run's events: a bar on a terminal, lines of JSON for a program.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use smelt_core::pipeline::{Event, Observer};
+use smelt_kernels::Distortion;
 
 use crate::printer::Printer;
 
@@ -33,12 +35,21 @@ struct State {
     done: u64,
     told: Instant,
     kept: Option<(usize, usize)>,
+    errors: BTreeMap<usize, Distortion>,
+    resumed: bool,
 }
 
 impl<'a> Progress<'a> {
     pub(crate) fn new(printer: &'a Printer) -> Self {
         let bar = if printer.is_json() { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        let state = State { of: 0, done: 0, told: Instant::now(), kept: None };
+        let state = State {
+            of: 0,
+            done: 0,
+            told: Instant::now(),
+            kept: None,
+            errors: BTreeMap::new(),
+            resumed: false,
+        };
         Self { printer, bar, state: Mutex::new(state) }
     }
 
@@ -50,6 +61,16 @@ impl<'a> Progress<'a> {
     /// How many tensors of how many a run that failed has left to go on with.
     pub(crate) fn kept(&self) -> Option<(usize, usize)> {
         self.lock().kept
+    }
+
+    /// How far the tensors came to lie from the source, by their place in the plan.
+    pub(crate) fn errors(&self) -> BTreeMap<usize, Distortion> {
+        self.lock().errors.clone()
+    }
+
+    /// Whether an earlier run was taken up.
+    pub(crate) fn resumed(&self) -> bool {
+        self.lock().resumed
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -88,6 +109,7 @@ impl Observer for Progress<'_> {
             Event::Measured { .. } => self.advance(1, "measured"),
             Event::Resumed { bytes, tensors, of } => {
                 self.printer.event("resumed", &json!({ "bytes": bytes, "tensors": tensors, "of": of }));
+                self.lock().resumed = true;
                 self.advance(*bytes, "progress");
                 // What was there already says nothing of the speed.
                 self.bar.reset_eta();
@@ -95,6 +117,9 @@ impl Observer for Progress<'_> {
             Event::Kept { tensors, of } => {
                 self.printer.event("kept", &json!({ "tensors": tensors, "of": of }));
                 self.lock().kept = Some((*tensors, *of));
+            }
+            Event::Sampled { task, distortion } => {
+                *self.lock().errors.entry(*task).or_default() += *distortion;
             }
             Event::Block { bytes } => self.advance(*bytes, "progress"),
             Event::Finished { file, bytes } => {

@@ -7,6 +7,7 @@ pub(crate) mod families;
 pub(crate) mod inspect;
 pub(crate) mod plan;
 pub(crate) mod quantize;
+pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod verify;
 

@@ -11,7 +11,7 @@ use smelt_core::plan::Plan;
 use smelt_core::units::bytes;
 
 use crate::args::QuantizeArgs;
-use crate::commands::{Planned, default_output, planned, stop_on_interrupt};
+use crate::commands::{Planned, default_output, planned, record, stop_on_interrupt};
 use crate::printer::{self, Printer};
 use crate::progress::Progress;
 use crate::{format, system};
@@ -43,6 +43,10 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
     };
     let result = run.execute();
     progress.clear();
+    if let Ok(outcome) = result {
+        let seconds = started.elapsed().as_secs_f64();
+        record::write((plan, checkpoint), &output, &progress, (outcome, seconds))?;
+    }
     match result {
         Ok(Outcome::Written) => summary(plan, &output, started, printer),
         Ok(Outcome::AlreadyFinished) => already(plan, &output, printer),

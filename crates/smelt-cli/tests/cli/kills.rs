@@ -84,7 +84,10 @@ fn write_model(place: &Place) {
 }
 
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    // The report tells how long the run took.
+    let is_report = |entry: &fs::DirEntry| entry.file_name() == "smelt-report.json";
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let entries = entries.filter(|entry| !is_report(entry));
     entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
 }
 

@@ -53,7 +53,8 @@ pub(super) const SOURCE_QUANTIZATION: [&str; 3] =
     ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
 /// What smelt writes beside a result: it would say something untrue of the next one.
-const RECORDS: [&str; 2] = ["smelt-manifest.json", "smelt-journal.partial"];
+const RECORDS: [&str; 4] =
+    ["smelt-manifest.json", "smelt-journal.partial", "smelt-report.json", "smelt-report.html"];
 
 /// The files of a source by what happens to them.
 #[derive(Clone, Debug, Default)]

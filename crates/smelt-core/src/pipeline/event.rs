@@ -1,7 +1,9 @@
 //! What a run tells while it goes on, for a progress bar or a log; no terminal code here.
 
+use smelt_kernels::Distortion;
+
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
     /// Modules are measured, to choose their formats.
@@ -27,6 +29,13 @@ pub enum Event {
         tensors: usize,
         /// How many there are in all.
         of: usize,
+    },
+    /// How far a sample of a block's weights came to lie from the source.
+    Sampled {
+        /// Which task, by its place in the plan.
+        task: usize,
+        /// The sums of the sample.
+        distortion: Distortion,
     },
     /// A block is written.
     Block {

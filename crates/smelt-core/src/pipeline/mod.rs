@@ -20,6 +20,7 @@ mod journal;
 pub mod manifest;
 mod measure;
 mod output;
+mod sample;
 mod shard;
 mod sums;
 mod worker;
@@ -85,6 +86,22 @@ pub enum Outcome {
     AlreadyFinished,
 }
 
+/// The name of the model card, which the result has one of its own of.
+pub const CARD: &str = "README.md";
+
+/// What the source's card is called beside it.
+pub const SOURCE_CARD: &str = "README.source.md";
+
+/// What a side file of the source is called in the output.
+fn side_name<'a>(plan: &Plan, path: &'a str) -> &'a str {
+    let taken = || plan.side_files.iter().any(|file| file.path == SOURCE_CARD);
+    match path {
+        CARD if taken() => "README.source-2.md",
+        CARD => SOURCE_CARD,
+        other => other,
+    }
+}
+
 /// Side files are copied in pieces of this size.
 const COPY: usize = 1 << 20;
 
@@ -137,7 +154,7 @@ impl Run<'_> {
     /// Every file that the run writes, the last ones first to go when they are cleared away.
     fn writes(&self) -> Vec<String> {
         let shards = self.plan.shards.iter().map(|shard| shard.name.clone());
-        let sides = self.plan.side_files.iter().map(|file| file.path.clone());
+        let sides = self.plan.side_files.iter().map(|file| side_name(self.plan, &file.path).to_owned());
         let last = [INDEX, MANIFEST, CONFIG].map(str::to_owned);
         shards.chain(sides).chain(last).collect()
     }
@@ -215,7 +232,8 @@ impl Run<'_> {
     fn copy_side_files(&self, output: &OutputDir<'_>) -> Result<Sides> {
         let (mut piece, mut files) = (vec![0; COPY], Sides::new());
         for file in &self.plan.side_files {
-            let pending = output.begin(&file.path, file.size)?;
+            let name = side_name(self.plan, &file.path);
+            let pending = output.begin(name, file.size)?;
             let (mut at, mut hash) = (0, blake3::Hasher::new());
             while at < file.size {
                 let piece = &mut piece[..(file.size - at).min(COPY as u64) as usize];
@@ -225,7 +243,7 @@ impl Run<'_> {
                 at += piece.len() as u64;
             }
             output.publish(pending)?;
-            files.push((file.path.clone(), hash.finalize()));
+            files.push((name.to_owned(), hash.finalize()));
         }
         Ok(files)
     }

@@ -11,6 +11,7 @@ use smelt_kernels::{Format, Mode, all_finite};
 use super::columns::Columns;
 use super::encode::{Encoder, Place};
 use super::event::{Event, Observer};
+use super::sample::sampled;
 use super::shard::{OpenTask, Shards};
 use crate::checkpoint::region::elements;
 use crate::checkpoint::{Checkpoint, DType};
@@ -187,6 +188,10 @@ impl Worker<'_> {
         let mut stored = std::mem::take(&mut self.stored);
         resize(&mut stored, groups * sizes.all());
         encoder.encode(place, &self.block, &mut stored);
+        let dtype = task.dtype.float().expect("the plan quantizes floats only");
+        let at = Place { offset: block.offset, len: block.len };
+        let distortion = sampled((format, dtype), at, &self.block, &stored);
+        self.shared.observer.on(&Event::Sampled { task: open.index, distortion });
         let mut rest = &stored[..];
         for (part, each) in [sizes.codes, sizes.scales, sizes.biases].into_iter().enumerate() {
             let (bytes, later) = rest.split_at(groups * each);

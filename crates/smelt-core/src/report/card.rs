@@ -11,12 +11,6 @@ use super::{Report, TensorReport};
 use crate::layout::Role;
 use crate::units::bytes;
 
-/// The name of the card.
-pub const CARD: &str = "README.md";
-
-/// What the source's own card is called beside it.
-pub const SOURCE_CARD: &str = "README.source.md";
-
 /// Keys of the source's front matter that hold for the result too.
 const KEPT: [&str; 6] =
     ["license", "license_name", "license_link", "language", "extra_gated_prompt", "extra_gated_fields"];
@@ -122,14 +116,14 @@ fn how_to_run(multimodal: bool) -> String {
 
 /// A table of what each kind of weight takes.
 fn widths(report: &Report) -> String {
-    let mut text = String::from("| part | stored as | size | relative error |\n|---|---|---|---|\n");
+    let mut text = String::from("| part | stored as | size |\n|---|---|---|\n");
     let mut roles: BTreeMap<Role, Vec<&TensorReport>> = BTreeMap::new();
     for tensor in &report.tensors {
         roles.entry(tensor.role).or_default().push(tensor);
     }
     for (role, tensors) in roles {
         let size = tensors.iter().map(|tensor| tensor.bytes).sum();
-        let _ = writeln!(text, "| {role} | {} | {} | {} |", formats(&tensors), bytes(size), error(&tensors));
+        let _ = writeln!(text, "| {role} | {} | {} |", formats(&tensors), bytes(size));
     }
     text
 }
@@ -144,16 +138,6 @@ fn formats(tensors: &[&TensorReport]) -> String {
         1 => tensors[0].stored.clone(),
         _ => counts.iter().map(|(name, count)| format!("{count} × {name}")).collect::<Vec<_>>().join(", "),
     }
-}
-
-/// The mean relative error of those that are quantized.
-fn error(tensors: &[&TensorReport]) -> String {
-    let errors: Vec<f64> =
-        tensors.iter().filter_map(|tensor| tensor.error.map(|error| error.relative_rmse)).collect();
-    if errors.is_empty() {
-        return String::new();
-    }
-    format!("{:.2} %", 100.0 * errors.iter().sum::<f64>() / errors.len() as f64)
 }
 
 fn made_with(report: &Report) -> String {

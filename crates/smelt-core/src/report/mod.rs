@@ -11,6 +11,7 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use smelt_kernels::Distortion;
 
 use crate::error::{Error, Result};
 use crate::layout::{Dropped, Role};
@@ -91,6 +92,19 @@ pub struct TensorError {
     pub largest: f64,
 }
 
+impl TensorError {
+    /// Of the sums over a sample; `None` of one without weights that differ from zero.
+    pub fn of(sums: &Distortion) -> Option<Self> {
+        let relative = (sums.error / sums.energy).sqrt();
+        (sums.energy > 0.0).then(|| Self { relative_rmse: short(relative), largest: short(sums.max.into()) })
+    }
+}
+
+/// Four digits: what lies behind them depends on how the work was cut.
+fn short(value: f64) -> f64 {
+    format!("{value:.3e}").parse().unwrap_or(value)
+}
+
 /// A point of the frontier of size against loss.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Point {
@@ -104,6 +118,7 @@ impl Report {
     /// The report of a plan that was carried out. `errors` has an entry for each task.
     pub fn new(plan: &Plan, model: &str, command: Vec<String>, errors: &[Option<TensorError>]) -> Self {
         let errors = errors.iter().copied().chain(std::iter::repeat(None));
+        let points = plan.allocation.iter().flat_map(|allocation| &allocation.frontier);
         Self {
             version: VERSION,
             smelt: plan.smelt.clone(),
@@ -116,7 +131,7 @@ impl Report {
             tensors: plan.tasks.iter().zip(errors).map(|(task, error)| tensor(task, error)).collect(),
             notes: plan.notes.iter().map(ToString::to_string).collect(),
             dropped: plan.dropped.clone(),
-            frontier: Vec::new(),
+            frontier: points.map(|at| Point { bytes: at.tensor_bytes, loss: at.loss }).collect(),
         }
     }
 
