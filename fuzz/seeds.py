@@ -21,7 +21,8 @@ def main() -> None:
         write("config", path.stem, config)
         shard = safetensors({"model.embed_tokens.weight": ("BF16", [4, 8])})
         write("header", path.stem, shard)
-        index = json.dumps({"weight_map": {"model.embed_tokens.weight": "model.safetensors"}}).encode()
+        names = {"model.embed_tokens.weight": "model.safetensors"}
+        index = json.dumps({"weight_map": names}).encode()
         write("index", path.stem, index)
         rest = len(config) + len(shard)
         write("checkpoint", path.stem, bytes([255 * len(config) // rest + 1, 0]) + config + shard)

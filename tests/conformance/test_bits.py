@@ -1,4 +1,4 @@
-"""Widths that differ from module to module: mlx-lm's recipes bit for bit, and targets that it loads."""
+"""Widths that differ by module: mlx-lm's recipes bit for bit, and targets that it loads."""
 
 import json
 from pathlib import Path

@@ -53,8 +53,8 @@ fn front_matter(report: &Report, origin: Origin<'_>) -> String {
         text.push_str("base_model_relation: quantized\n");
     }
     let _ = writeln!(text, "library_name: mlx\npipeline_tag: {task}\ntags:\n- mlx");
-    if let Some(spec) = &report.format {
-        let _ = writeln!(text, "- {}-bit", spec.0.bits());
+    if report.format.is_some() {
+        let _ = writeln!(text, "- {:.0}-bit", report.totals.bits_per_weight.floor());
     }
     text.push_str("---\n");
     text
@@ -79,12 +79,23 @@ fn kept(card: &str) -> Vec<&str> {
     found
 }
 
-/// `4-bit MLX`, by the weights' usual format.
+/// `4-bit for MLX`; where widths differ by the bits of a weight on average.
 fn in_words(report: &Report) -> String {
-    match &report.format {
-        Some(spec) => format!("{}-bit for MLX", spec.0.bits()),
-        None => "for MLX".to_owned(),
+    let mut widths: Vec<u8> = quantized(report).map(|tensor| tensor.bits).collect();
+    widths.sort_unstable();
+    widths.dedup();
+    match widths[..] {
+        [] => "for MLX".to_owned(),
+        [bits] => format!("{bits}-bit for MLX"),
+        _ => format!("{:.1}-bit for MLX", report.totals.bits_per_weight),
     }
+}
+
+fn quantized(report: &Report) -> impl Iterator<Item = &TensorReport> {
+    report
+        .tensors
+        .iter()
+        .filter(|tensor| tensor.stored.contains("bit") || tensor.stored.starts_with(['m', 'n']))
 }
 
 fn summary(report: &Report, origin: Origin<'_>) -> String {
