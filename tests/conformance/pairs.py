@@ -40,6 +40,13 @@ def smelt(*args: str | Path) -> str:
     return run.stdout
 
 
+def is_plain(name: str) -> bool:
+    """Whether a manifest's weights are floats; packed ones can't be drawn."""
+    shapes = json.loads((MANIFESTS / f"{name}.json").read_text())["tensors"].values()
+    dtypes = {shape[0] for shape in shapes if shape and isinstance(shape[0], str)}
+    return not any(dtype.startswith(("F8", "F4", "U8", "I8", "I32", "U32")) for dtype in dtypes)
+
+
 def check(name: str, library: str) -> Findings:
     """All checks that need weights: for each nothing, or what is wrong."""
     with tempfile.TemporaryDirectory() as folder:
