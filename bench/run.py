@@ -119,7 +119,9 @@ def contenders_of(
     source: Path, reference: Path, mode: str, args: argparse.Namespace
 ) -> list[Contender]:
     out, rounds = args.dir / "out", args.rounds
-    found = [Contender("smelt", smelt_command(args, source, out, mode), out, rounds)]
+    ours = smelt_command(args, source, out, mode)
+    found = [Contender("smelt --method rtn", [*ours, "--method", "rtn"], out, rounds)]
+    found.append(Contender("smelt", ours, out, rounds))
     if not args.no_mlx:
         convert = [sys.executable, "-m", "mlx_lm", "convert", "--hf-path", str(source)]
         convert += ["--mlx-path", str(out), "-q", *CONVERT[mode]]
