@@ -22,9 +22,10 @@ SIDE_FILES = [
 
 
 def digest(checkpoint: Path) -> dict[str, bytes]:
-    """All files but the report, which tells how long the run took."""
+    """All files but those that tell how a run was started and how long it took."""
     files = (path for path in checkpoint.iterdir() if path.is_file())
-    return {p.name: p.read_bytes() for p in sorted(files) if p.name != "smelt-report.json"}
+    told = ("README.md", "smelt-report.json")
+    return {p.name: p.read_bytes() for p in sorted(files) if p.name not in told}
 
 
 # -- what must not change anything ---------------------------------------------
