@@ -1,7 +1,7 @@
 //! Logical tensors: what a model computes with, made of what a checkpoint stores.
 //!
 //! Publishers store a weight as codes, scales, second scales and zero points, each in their own way.
-//! Behind this module there are floats with names and shapes and nothing else: [`pair`](pair::pair)
+//! Behind this module there are floats with names and shapes and nothing else: `pair`
 //! finds out from headers and config alone which stored tensors make up which weight, and refuses what
 //! is missing, spare or contradictory; a [`Recipe`] says how to decode, and is carried out by region.
 //! A decoded copy exists nowhere but in the block that asked for it.

@@ -1,8 +1,8 @@
 //! Gives bits to modules: the least predicted loss within a budget of bytes.
 //!
 //! `loss = Σ weight(role) × error(module, format)`, the error as measured ([`super::measures`]), the weight from
-//! [`prior`]; which formats a module may get and which modules share one is in [`scope`]; the choice is a
-//! multiple-choice knapsack ([`knapsack`]). Headers alone say whether a target can be reached, so that is
+//! [`prior`]; which formats a module may get and which modules share one is in `scope`; the choice is a
+//! multiple-choice knapsack (`knapsack`). Headers alone say whether a target can be reached, so that is
 //! refused before a weight is read.
 
 mod error;

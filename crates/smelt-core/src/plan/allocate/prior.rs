@@ -9,7 +9,7 @@
 //! projection disturbs the residual stream as much as one in a large projection. Small modules so get more bits
 //! than large ones without being told to.
 //!
-//! The weights were fitted to the divergence that each module causes alone, in seven small trained models:
+//! The weights were fitted to the divergence that each module causes alone, in six small trained models:
 //! llama-like, gemma-like and qwen-like ones, dense and with experts, tied and not. There divergence is
 //! proportional to the error from 2 to 4 bits, and sums over modules hold within a fifth. An allocation by these weights is
 //! 6 % from one by each model's own measurements, on average over models and sizes; weights of 1 are
