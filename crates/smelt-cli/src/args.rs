@@ -186,6 +186,10 @@ pub(crate) struct QuantizeArgs {
 
     #[command(flatten)]
     pub(crate) plan: PlanArgs,
+
+    /// The command as it was typed, for the report.
+    #[arg(skip)]
+    pub(crate) typed: Vec<String>,
 }
 
 impl PlanArgs {

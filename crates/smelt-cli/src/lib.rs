@@ -30,10 +30,14 @@ const BUG: i32 = 2;
 /// Runs smelt with these arguments, the program's name first.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     exit_with_bug_code_on_panic();
-    let args = match Args::try_parse_from(args) {
+    let typed: Vec<OsString> = args.into_iter().collect();
+    let mut args = match Args::try_parse_from(&typed) {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };
+    if let Command::Quantize(args) = &mut args.command {
+        args.typed = typed.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    }
     let printer = Printer::new(args.command.wants_json());
     match dispatch(&args.command, &printer) {
         Ok(()) => ExitCode::SUCCESS,

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
     progress.clear();
     if let Ok(outcome) = result {
         let seconds = started.elapsed().as_secs_f64();
-        record::write((plan, checkpoint), &output, &progress, (outcome, seconds))?;
+        record::write((plan, checkpoint), (&output, &args.typed), &progress, (outcome, seconds))?;
     }
     match result {
         Ok(Outcome::Written) => summary(plan, &output, started, printer),

@@ -20,12 +20,14 @@ const LEFT_OUT: [&str; 7] =
 /// Writes report and card of a run, unless the run found everything there.
 pub(crate) fn write(
     (plan, checkpoint): (&Plan, &Checkpoint),
-    output: &Path,
+    (output, typed): (&Path, &[String]),
     progress: &Progress<'_>,
     (outcome, seconds): (Outcome, f64),
 ) -> anyhow::Result<()> {
     let (path, card) = (output.join(REPORT), output.join(CARD));
-    if outcome == Outcome::AlreadyFinished && path.exists() && card.exists() {
+    // Of a finished output what is there may be somebody's work by now.
+    let wanted = |path: &Path| outcome == Outcome::Written || !path.exists();
+    if !wanted(&path) && !wanted(&card) {
         return Ok(());
     }
     let errors = progress.errors();
@@ -33,38 +35,54 @@ pub(crate) fn write(
         (0..plan.tasks.len()).map(|task| errors.get(&task).and_then(TensorError::of)).collect();
     let base = base_model(plan, checkpoint);
     let name = base.rsplit('/').next().unwrap_or(&base);
-    let mut report = Report::new(plan, name, command(name), &errors);
+    let mut report = Report::new(plan, name, command(name, typed), &errors);
     report.run = Facts { seconds, peak_memory: system::peak_memory(), resumed: progress.resumed() };
     let source = source_card(checkpoint);
     let multimodal = is_multimodal(checkpoint) && plan.tasks.iter().any(|task| task.role.is_tower());
     let origin = Origin { card: source.as_deref(), base_model: &base, multimodal };
-    put(&card, &card::text(&report, origin))?;
-    put(&path, &report.to_json())
+    if wanted(&card) {
+        put(&card, &card::text(&report, origin))?;
+    }
+    if wanted(&path) { put(&path, &report.to_json()) } else { Ok(()) }
 }
 
+/// Writes a file whole or not at all, and never through a link.
 fn put(path: &Path, text: &str) -> anyhow::Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
+    let mut temporary = path.to_owned().into_os_string();
+    temporary.push(".partial");
+    let _ = fs::remove_file(&temporary);
+    let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path));
+    written.with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 /// The command with what is of this machine alone left out, for others to repeat.
-fn command(model: &str) -> Vec<String> {
+fn command(model: &str, typed: &[String]) -> Vec<String> {
     let mut words = vec!["smelt".to_owned(), "quantize".to_owned(), model.to_owned()];
-    let mut args = std::env::args().skip(2).peekable();
+    let mut args = typed.iter().skip(2).cloned().peekable();
     while let Some(arg) = args.next() {
         let name = arg.split('=').next().unwrap_or(&arg);
         if LEFT_OUT.contains(&name) {
             if !arg.contains('=') {
                 args.next();
             }
+        } else if arg.starts_with("-o") {
+            // `-oDIR` in one word.
         } else if arg.starts_with('-') && arg != "--json" {
             words.push(arg);
             // What follows an option and is none itself is its value, or the model.
             if let Some(value) = args.next_if(|next| !next.starts_with('-') && !Path::new(next).is_dir()) {
-                words.push(value);
+                words.push(without_folder(&value));
             }
         }
     }
     words
+}
+
+/// A value, of a file its name alone: where it lies here is nobody's business.
+fn without_folder(value: &str) -> String {
+    let path = Path::new(value);
+    let name = path.file_name().filter(|_| path.is_file());
+    name.map_or_else(|| value.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The model's name among models: of the cache's folder, of the config, or of the folder.

@@ -61,6 +61,21 @@ fn a_second_run_says_that_all_is_there() {
 }
 
 #[test]
+fn the_card_says_how_and_stays_as_its_owner_left_it() {
+    let place = Place::new();
+    place.write("secret/README.md", b"");
+    let run = format!("quantize {} -o secret/out --bits 3 --threads 2", sample());
+    assert!(place.output(&run).status.success());
+    let card = fs::read_to_string(place.path("secret/out/README.md")).unwrap();
+    assert!(card.contains("\nsmelt quantize tiny-moe --bits 3\n") && !card.contains("secret"), "{card}");
+    fs::write(place.path("secret/out/README.md"), "mine").unwrap();
+    fs::remove_file(place.path("secret/out/smelt-report.json")).unwrap();
+    assert!(place.output(&run).status.success());
+    assert_eq!(fs::read_to_string(place.path("secret/out/README.md")).unwrap(), "mine");
+    assert!(place.path("secret/out/smelt-report.json").is_file());
+}
+
+#[test]
 fn threads_and_memory_change_nothing() {
     let place = Place::new();
     let files = |name: &str| -> BTreeMap<_, _> {

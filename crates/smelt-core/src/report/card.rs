@@ -92,10 +92,7 @@ fn in_words(report: &Report) -> String {
 }
 
 fn quantized(report: &Report) -> impl Iterator<Item = &TensorReport> {
-    report
-        .tensors
-        .iter()
-        .filter(|tensor| tensor.stored.contains("bit") || tensor.stored.starts_with(['m', 'n']))
+    report.tensors.iter().filter(|tensor| tensor.format.is_some())
 }
 
 fn summary(report: &Report, origin: Origin<'_>) -> String {

@@ -73,6 +73,9 @@ pub struct TensorReport {
     pub role: Role,
     /// Its shape before quantization.
     pub shape: Vec<u64>,
+    /// Its format; `None` if it is not quantized.
+    #[serde(default)]
+    pub format: Option<Spec>,
     /// How it is stored: `4-bit g64`, `mxfp4`, or its dtype.
     pub stored: String,
     /// Bits of a code, or of an element that is not quantized.
@@ -162,6 +165,7 @@ fn tensor(task: &Task, error: Option<TensorError>) -> TensorReport {
         name: task.name.clone(),
         role: task.role,
         shape: task.shape.clone(),
+        format: task.format.clone(),
         stored: stored.map_or_else(|| task.dtype.name().to_lowercase(), |spec| spec.0.to_string()),
         bits: stored.map_or(task.dtype.bits() as u8, |spec| spec.0.bits()),
         bytes: task.bytes(),
