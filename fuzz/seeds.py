@@ -28,6 +28,44 @@ def main() -> None:
         write("checkpoint", path.stem, bytes([255 * len(config) // rest + 1, 0]) + config + shard)
     for path in sorted((ROOT / "crates" / "smelt-core" / "families").glob("*.toml")):
         write("family", path.stem, path.read_bytes())
+    write("trace", "operations", json.dumps(trace()).encode())
+
+
+def trace() -> dict[str, object]:
+    """A trace of the manifest that the target has, with the operations that need attributes."""
+    name = "model.layers.0.self_attn.q_proj.weight"
+    axis = {"axis": 0}
+    steps = {"start": [0, 2], "len": [64, 32], "step": [2, 4]}
+    wide = {"low": [0, 0], "high": [0, 4], "value": 0.0}
+    nodes = [
+        node("source", [], [128, 128], name=name, stored="BF16"),
+        node("transpose", [0], [128, 128], perm=[1, 0]),
+        node("slice", [0], [64, 32], **steps),
+        node("stack", [0, 1], [2, 128, 128], **axis),
+        node("concat", [0, 1], [256, 128], **axis),
+        node("scalar", [], [], value=1.0),
+        node("add", [0, 5], [128, 128]),
+        node("pad", [0], [128, 132], **wide),
+        node("repeat", [0], [256, 128], count=2, **axis),
+        node("reshape", [3], [256, 128]),
+        node("sum", [0], [128], axes=[1]),
+        node("norm", [0], [128], axes=[1]),
+        node("broadcast", [10], [4, 128]),
+    ]
+    outputs = [[f"out.{index}.weight", index] for index in range(len(nodes))]
+    modules = [{"path": "out.0", "class": "Linear", "predicate": {"bits": 8, "group_size": 64}}]
+    return {
+        "version": 1,
+        "library": "mlx-lm",
+        "nodes": nodes,
+        "outputs": outputs,
+        "dropped": [],
+        "model": {"modules": modules},
+    }
+
+
+def node(op: str, inputs: list[int], shape: list[int], **attributes: object) -> dict[str, object]:
+    return {"op": op, "in": inputs, "dtype": "BF16", "shape": shape, **attributes}
 
 
 def safetensors(tensors: dict[str, tuple[str, list[int]]]) -> bytes:
