@@ -151,6 +151,7 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
         method,
         rounding,
         allow_nonfinite: _, // Decides whether a run ends, not what it writes.
+        strict: _,          // The same.
         format,
         allocation: _, // What it chose is in the tasks.
         tasks,

@@ -79,6 +79,9 @@ pub struct Plan {
     pub rounding: RoundingSpec,
     /// Whether NaN and infinity are let through.
     pub allow_nonfinite: bool,
+    /// Whether weights that can't be right end the run.
+    #[serde(default)]
+    pub strict: bool,
     /// The format that the run asks for, or that most modules have where each has its own; `None` to
     /// leave all as it is.
     pub format: Option<Spec>,
@@ -311,6 +314,7 @@ impl Plan {
             method: options.method,
             rounding: options.rounding.into(),
             allow_nonfinite: options.allow_nonfinite,
+            strict: options.strict,
             format: format.map(Spec::from),
             allocation: None,
             config: config::edited(checkpoint.config(), &layout.config, format, &tasks),
