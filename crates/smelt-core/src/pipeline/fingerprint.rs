@@ -155,6 +155,7 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
         format,
         allocation: _, // What it chose is in the tasks.
         tasks,
+        treatments: _, // Words about the tasks.
         shards,
         dropped: _, // Follows from what is there and what is used.
         notes: _,

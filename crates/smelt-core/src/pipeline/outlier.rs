@@ -82,10 +82,16 @@ impl fmt::Display for Outlier {
             ),
             None if *value == 0.0 => write!(out, "`{tensor}`: all weights are 0"),
             None if value > usual => {
-                write!(out, "`{tensor}`: its {measure} is {value:.3e}, trained weights stay below {usual:.0e}")
+                write!(
+                    out,
+                    "`{tensor}`: its {measure} is {value:.3e}, trained weights stay below {usual:.0e}"
+                )
             }
             None => {
-                write!(out, "`{tensor}`: its {measure} is {value:.3e}, trained weights stay above {usual:.0e}")
+                write!(
+                    out,
+                    "`{tensor}`: its {measure} is {value:.3e}, trained weights stay above {usual:.0e}"
+                )
             }
         }
     }
@@ -100,7 +106,9 @@ pub(super) fn outliers(plan: &Plan, weighed: &[Option<Weighed>]) -> Vec<Outlier>
     for (index, task, weighed) in known {
         match beyond_bounds(task, &weighed) {
             Some(outlier) => found.push((index, outlier)),
-            None if task.elements() > 0 => alike.entry(pattern(&task.name)).or_default().push((index, weighed)),
+            None if task.elements() > 0 => {
+                alike.entry(pattern(&task.name)).or_default().push((index, weighed))
+            }
             None => {}
         }
     }

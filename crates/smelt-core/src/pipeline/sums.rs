@@ -33,7 +33,12 @@ impl PartSums {
     }
 
     /// Marks a task as finished, if there is a hash for each of its parts.
-    pub(super) fn set(&mut self, task: usize, hashes: impl ExactSizeIterator<Item = Hash>, weighed: Option<Weighed>) {
+    pub(super) fn set(
+        &mut self,
+        task: usize,
+        hashes: impl ExactSizeIterator<Item = Hash>,
+        weighed: Option<Weighed>,
+    ) {
         let places = &mut self.all[self.first[task]..self.first[task + 1]];
         if hashes.len() == places.len() {
             places.iter_mut().zip(hashes).for_each(|(place, hash)| *place = hash);

@@ -19,6 +19,7 @@ mod shards;
 mod spec;
 mod totals;
 mod transcode;
+mod treatment;
 mod widths;
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,7 @@ pub use shards::{OutputShard, index_json, shard_header};
 pub use spec::{RoundingSpec, Spec};
 pub use totals::{RoleTotals, Totals};
 pub use transcode::{Moved, Transcode};
+pub use treatment::{Happens, Treatment};
 pub use widths::Widths;
 
 use allocate::Allocation;
@@ -89,6 +91,9 @@ pub struct Plan {
     pub allocation: Option<Allocation>,
     /// The tensors to write, in the order in which they lie in the files.
     pub tasks: Vec<Task>,
+    /// What becomes of the codes of the source, for each parameter that is made of codes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub treatments: Vec<Treatment>,
     /// The files to write.
     pub shards: Vec<OutputShard>,
     /// The tensors of the checkpoint that are left out, and why.
@@ -300,7 +305,7 @@ impl Plan {
         choose::refuse_packed(checkpoint, options)?;
         let Origin { name, mut layout, active_share } = origin;
         let mut notes = note::left_out(checkpoint);
-        let mut tasks = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
+        let (mut tasks, treatments) = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
         let shards = shards::place(&mut tasks, options.shard_bytes);
         let chosen = if options.widths.is_empty() { None } else { widths::commonest(&tasks) };
         let format = chosen.or(options.format);
@@ -325,6 +330,7 @@ impl Plan {
             read_overhead: checkpoint.read_overhead(),
             graph: layout.graph,
             tasks,
+            treatments,
             shards,
             notes,
         })
