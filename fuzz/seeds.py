@@ -28,7 +28,7 @@ def main() -> None:
         write("checkpoint", path.stem, bytes([255 * len(config) // rest + 1, 0]) + config + shard)
         block = config_block(manifest["config"])
         # A weight of E4M3 with a scale for each block.
-        tensors = bytes([0, 0, 0, 2, 11, 11, 1, 2, 3, 4, 0, 1, 8, 2, 1, 1, 0, 0, 128, 63])
+        tensors = bytes([2, 0, 0, 0, 2, 11, 11, 1, 2, 3, 4, 0, 1, 8, 2, 1, 1, 0, 0, 128, 63])
         write("pairing", path.stem, struct.pack("<H", len(block)) + block + tensors)
     for kind in range(9):
         write("decode", str(kind), bytes([kind, 20, 3, 5, 1, 9]) + bytes(range(1, 120)) * 3)

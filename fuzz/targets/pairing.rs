@@ -1,7 +1,8 @@
 //! Stored tensors of any names, dtypes and shapes beside any quantization config: they make up weights or
 //! are refused, and what they make up can be read, or says why not.
 //!
-//! Two bytes are the length of the quantization config, which follows; then each tensor takes a few.
+//! Two bytes are the length of the quantization config, which follows; one is the number of tensors, of
+//! which each takes a few more.
 #![no_main]
 
 mod stored;
@@ -44,9 +45,8 @@ const ENDINGS: [&str; 24] = [
     ".shard_0.weight",
 ];
 
-const DTYPES: [&str; 12] = [
-    "F8_E4M3", "F8_E5M2", "F8_E8M0", "U8", "I8", "I32", "U32", "I64", "F32", "BF16", "F16", "F4",
-];
+const DTYPES: [&str; 12] =
+    ["F8_E4M3", "F8_E5M2", "F8_E8M0", "U8", "I8", "I32", "U32", "I64", "F32", "BF16", "F16", "F4"];
 
 const SIZES: [u64; 12] = [0, 1, 2, 3, 4, 8, 16, 17, 32, 33, 64, 128];
 
@@ -58,10 +58,10 @@ fuzz_target!(|data: &[u8]| {
     let length = usize::from(bytes.next()) | usize::from(bytes.next()) << 8;
     let block: Value = serde_json::from_slice(bytes.take(length)).unwrap_or_else(|_| json!({}));
     let mut tensors: Vec<Tensor> = Vec::new();
-    while !bytes.is_empty() && tensors.len() < 24 {
-        let name = format!("{}{}", bytes.of(&STEMS), bytes.of(&ENDINGS));
-        let (dtype, rank) = (bytes.of(&DTYPES), bytes.below(5));
-        let shape: Vec<u64> = (0..rank).map(|_| bytes.of(&SIZES)).collect();
+    for _ in 0..bytes.below(24) {
+        let name = format!("{}{}", one(&mut bytes, &STEMS), one(&mut bytes, &ENDINGS));
+        let (dtype, rank) = (one(&mut bytes, &DTYPES), bytes.below(5));
+        let shape: Vec<u64> = (0..rank).map(|_| one(&mut bytes, &SIZES)).collect();
         let data = bytes.take(4).to_vec();
         let is_new = tensors.iter().all(|tensor| tensor.name != name);
         if is_new && shape.iter().product::<u64>() <= MOST {
@@ -75,6 +75,11 @@ fuzz_target!(|data: &[u8]| {
         read_all(&checkpoint);
     }
 });
+
+/// One of some choices.
+fn one<T: Copy>(bytes: &mut Bytes<'_>, choices: &[T]) -> T {
+    choices[bytes.below(choices.len())]
+}
 
 fn read_all(checkpoint: &Checkpoint) {
     for tensor in checkpoint.logical_tensors() {

@@ -14,10 +14,6 @@ impl<'a> Bytes<'a> {
         Self(data)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub fn next(&mut self) -> u8 {
         let Some((first, rest)) = self.0.split_first() else { return 0 };
         self.0 = rest;
@@ -26,10 +22,6 @@ impl<'a> Bytes<'a> {
 
     pub fn below(&mut self, end: usize) -> usize {
         usize::from(self.next()) % end
-    }
-
-    pub fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
     }
 
     /// At most so many bytes.

@@ -219,7 +219,9 @@ impl Run<'_> {
         if self.plan.strict && !found.is_empty() {
             return Err(Error::Outliers { outliers: found.into() });
         }
-        found.into_iter().for_each(|outlier| self.observer.on(&Event::Outlier(outlier)));
+        for outlier in found {
+            self.observer.on(&Event::Outlier(outlier));
+        }
         Ok(())
     }
 

@@ -107,7 +107,7 @@ pub(super) fn outliers(plan: &Plan, weighed: &[Option<Weighed>]) -> Vec<Outlier>
         match beyond_bounds(task, &weighed) {
             Some(outlier) => found.push((index, outlier)),
             None if task.elements() > 0 => {
-                alike.entry(pattern(&task.name)).or_default().push((index, weighed))
+                alike.entry(pattern(&task.name)).or_default().push((index, weighed));
             }
             None => {}
         }

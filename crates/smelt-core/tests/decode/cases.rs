@@ -322,7 +322,7 @@ pub(crate) fn integers(draw: Draw) -> Case {
     };
     let (codes, mut points) = (draw(&mut dice, rows * cols), draw(&mut dice, rows * groups));
     if pick >= EXACT {
-        points.iter_mut().for_each(|point| *point = 1 << (u64::from(*point) % bits));
+        points = points.into_iter().map(|point| 1 << (u64::from(point) % bits)).collect();
     }
     let dtype = ["BF16", "F16"][pick as usize % 2];
     let scales = dice.scales(rows * groups);
@@ -387,7 +387,7 @@ pub(crate) fn quantized(draw: Draw) -> Case {
     let plus = if awq || newer { 0.0 } else { 1.0 };
     if pick >= EXACT {
         let power = |point: u8| (1 << (u64::from(point) % bits)) - plus as u8;
-        points.iter_mut().for_each(|point| *point = power(*point));
+        points = points.into_iter().map(power).collect();
     }
     let values = each(1, rows, cols, |_, row, col| {
         let at = (row * groups + order[col as usize]) as usize;

@@ -122,7 +122,10 @@ impl Exact<'_> {
     }
 }
 
+/// Bits of an f32's mantissa.
+const MANTISSA: u32 = 23;
+
 /// Whether a number is `2^k`.
 fn is_power(number: f32) -> bool {
-    number.is_normal() && number > 0.0 && number.to_bits() & 0x007F_FFFF == 0
+    number.is_normal() && number > 0.0 && number.to_bits().trailing_zeros() >= MANTISSA
 }
