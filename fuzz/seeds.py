@@ -26,6 +26,12 @@ def main() -> None:
         write("index", path.stem, index)
         rest = len(config) + len(shard)
         write("checkpoint", path.stem, bytes([255 * len(config) // rest + 1, 0]) + config + shard)
+        block = config_block(manifest["config"])
+        # A weight of E4M3 with a scale for each block.
+        tensors = bytes([2, 0, 0, 0, 2, 11, 11, 1, 2, 3, 4, 0, 1, 8, 2, 1, 1, 0, 0, 128, 63])
+        write("pairing", path.stem, struct.pack("<H", len(block)) + block + tensors)
+    for kind in range(9):
+        write("decode", str(kind), bytes([kind, 20, 3, 5, 1, 9]) + bytes(range(1, 120)) * 3)
     for path in sorted((ROOT / "crates" / "smelt-core" / "families").glob("*.toml")):
         write("family", path.stem, path.read_bytes())
     write("trace", "operations", json.dumps(trace()).encode())
@@ -66,6 +72,11 @@ def trace() -> dict[str, object]:
 
 def node(op: str, inputs: list[int], shape: list[int], **attributes: object) -> dict[str, object]:
     return {"op": op, "in": inputs, "dtype": "BF16", "shape": shape, **attributes}
+
+
+def config_block(config: dict) -> bytes:
+    """What a config says of its quantization."""
+    return json.dumps(config.get("quantization_config", {"quant_method": "fp8"})).encode()
 
 
 def safetensors(tensors: dict[str, tuple[str, list[int]]]) -> bytes:

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use smelt_core::layout::Role;
+use smelt_core::pipeline::Outlier;
 use smelt_core::plan::allocate::Allocation;
-use smelt_core::plan::{Note, Plan, Schedule};
+use smelt_core::plan::{Happens, Note, Plan, Schedule};
+use smelt_core::report::REPORT;
 use smelt_core::units::bytes;
 
 /// The largest tensors that stay unquantized are worth a look; more than this many are noise.
@@ -12,6 +14,9 @@ const LARGEST: usize = 5;
 
 /// Modules of one kind that are named in a line.
 const NAMED: usize = 3;
+
+/// Parameters with weights that can't be right, of which each has a line.
+const OUTLIERS: usize = 8;
 
 /// Smaller unquantized tensors (norms, biases) are meant to be so.
 const WORTH_NAMING: u64 = 1 << 20;
@@ -54,6 +59,15 @@ pub(crate) fn notes(notes: &[Note]) -> Vec<String> {
         some_are(&modules, &what)
     }));
     lines.extend(moved.into_iter().map(|(what, modules)| some_are(&modules, &what)));
+    lines
+}
+
+/// What to tell of weights that can't be right: some of them, and how many there are.
+pub(crate) fn outliers(outliers: &[Outlier]) -> Vec<String> {
+    let mut lines: Vec<String> = outliers.iter().take(OUTLIERS).map(ToString::to_string).collect();
+    if let Some(more) = outliers.len().checked_sub(OUTLIERS).filter(|&more| more > 0) {
+        lines.push(format!("the weights of {more} more parameters can't be right, see `{REPORT}`"));
+    }
     lines
 }
 
@@ -137,6 +151,7 @@ fn facts(plan: &Plan, schedule: Schedule, free: Option<u64>) -> String {
         fact("left out", left_out(plan)),
         fact("peak memory", format!("at most {}", bytes(plan.peak_memory(schedule)))),
     ];
+    rows.extend(treatments(plan).into_iter().map(|line| fact("source", line)));
     if let Some(allocation) = &plan.allocation {
         rows.insert(1, fact("target", target(allocation)));
     }
@@ -171,6 +186,17 @@ fn files(plan: &Plan) -> String {
         bytes(plan.totals.file_bytes),
         plan.side_files.len()
     )
+}
+
+/// What becomes of the codes of the source: a line for each format and reason.
+fn treatments(plan: &Plan) -> Vec<String> {
+    let mut counts: BTreeMap<(&str, Happens, &str), usize> = BTreeMap::new();
+    for treatment in &plan.treatments {
+        let key = (&*treatment.source, treatment.transcode, &*treatment.reason);
+        *counts.entry(key).or_default() += 1;
+    }
+    let line = |((source, what, why), count)| format!("{count} × {source}: {what}, {why}");
+    counts.into_iter().map(line).collect()
 }
 
 /// How many tensors are dropped, by reason.

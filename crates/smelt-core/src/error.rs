@@ -640,6 +640,15 @@ pub enum Error {
         /// The parameter.
         tensor: String,
     },
+    /// Weights that can't be right, in a run with `--strict`.
+    #[error(
+        "the weights of the source can't be right, or are misread:{outliers}\nlook at its scales; without \
+         `--strict` this is a warning"
+    )]
+    Outliers {
+        /// The parameters.
+        outliers: Listed<crate::pipeline::Outlier>,
+    },
     /// The user stopped the run.
     #[error("stopped before the end")]
     Interrupted,

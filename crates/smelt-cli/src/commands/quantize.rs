@@ -43,6 +43,9 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
     };
     let result = run.execute();
     progress.clear();
+    for line in format::outliers(&progress.outliers()) {
+        printer::warning(&line);
+    }
     if let Ok(outcome) = result {
         let seconds = started.elapsed().as_secs_f64();
         record::write((plan, checkpoint), (&output, &args.typed), &progress, (outcome, seconds))?;

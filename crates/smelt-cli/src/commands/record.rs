@@ -37,6 +37,7 @@ pub(crate) fn write(
     let name = base.rsplit('/').next().unwrap_or(&base);
     let mut report = Report::new(plan, name, command(name, typed), &errors);
     report.run = Facts { seconds, peak_memory: system::peak_memory(), resumed: progress.resumed() };
+    report.add_weights(&progress.weighed(), &progress.outliers());
     let source = source_card(checkpoint);
     let multimodal = is_multimodal(checkpoint) && plan.tasks.iter().any(|task| task.role.is_tower());
     let origin = Origin { card: source.as_deref(), base_model: &base, multimodal };

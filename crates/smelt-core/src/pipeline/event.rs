@@ -2,6 +2,9 @@
 
 use smelt_kernels::Distortion;
 
+use super::outlier::Outlier;
+use super::weigh::Weighed;
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -37,6 +40,16 @@ pub enum Event {
         /// The sums of the sample.
         distortion: Distortion,
     },
+    /// What the weights of a task amount to; told for all when the last is written, also for those of
+    /// an earlier run.
+    Weighed {
+        /// Which task, by its place in the plan.
+        task: usize,
+        /// Its sums.
+        weighed: Weighed,
+    },
+    /// The weights of a parameter can't be right.
+    Outlier(Outlier),
     /// A block is written.
     Block {
         /// Its bytes before quantization.

@@ -151,9 +151,11 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
         method,
         rounding,
         allow_nonfinite: _, // Decides whether a run ends, not what it writes.
+        strict: _,          // The same.
         format,
         allocation: _, // What it chose is in the tasks.
         tasks,
+        treatments: _, // Words about the tasks.
         shards,
         dropped: _, // Follows from what is there and what is used.
         notes: _,

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::DiskFile;
 use super::fingerprint::Fingerprint;
 use super::output::write_error;
+use super::weigh::Weighed;
 use crate::error::Result;
 
 /// Name of the journal in an output directory that is not finished.
@@ -50,7 +51,7 @@ impl Header {
 }
 
 /// A line behind the first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Record {
     /// A task is finished and its bytes are on the disk.
@@ -59,6 +60,9 @@ pub(super) enum Record {
         task: usize,
         /// BLAKE3 of each of its parts.
         parts: Vec<String>,
+        /// What its weights amount to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        weighed: Option<Weighed>,
     },
     /// A file is begun anew: what was finished in it is not any more.
     Lost {

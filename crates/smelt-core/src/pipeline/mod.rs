@@ -19,10 +19,12 @@ mod hash;
 mod journal;
 pub mod manifest;
 mod measure;
+mod outlier;
 mod output;
 mod sample;
 mod shard;
 mod sums;
+mod weigh;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -38,7 +40,9 @@ pub use fingerprint::{Change, Fingerprint};
 pub use journal::JOURNAL;
 pub use manifest::{MANIFEST, Manifest, VERSION as MANIFEST_VERSION};
 pub use measure::{Measuring, Wanted};
+pub use outlier::{Measure, Outlier};
 pub use output::free_space;
+pub use weigh::Weighed;
 
 use crate::checkpoint::{CONFIG, Checkpoint, INDEX};
 use crate::error::{Error, Result};
@@ -48,6 +52,7 @@ use claim::{Claim, claim};
 use disk::{Disk, LocalDisk};
 use journal::{Header, Journal, Record};
 use manifest::Sums;
+use outlier::outliers;
 use output::OutputDir;
 use shard::Shards;
 use worker::{Queue, Shared, work};
@@ -188,6 +193,7 @@ impl Run<'_> {
         self.tell_start(shards);
         shards.publish_complete(self.observer)?;
         self.work(shards)?;
+        self.judge(&shards.weighed())?;
         let index = index_json(self.plan);
         output.write(INDEX, index.as_bytes())?;
         files.push((INDEX.to_owned(), blake3::hash(index.as_bytes())));
@@ -202,6 +208,21 @@ impl Run<'_> {
         output.write_last(CONFIG, self.plan.config.as_bytes())?;
         output.settle()?;
         output.remove(&output.at(JOURNAL))
+    }
+
+    /// Tells what the weights amount to, and which of them can't be right; with `--strict` that is an
+    /// error, and without config.json nothing loads what was written.
+    fn judge(&self, weighed: &[Option<Weighed>]) -> Result<()> {
+        let known = weighed.iter().enumerate().filter_map(|(task, weighed)| Some((task, (*weighed)?)));
+        known.for_each(|(task, weighed)| self.observer.on(&Event::Weighed { task, weighed }));
+        let found = outliers(self.plan, weighed);
+        if self.plan.strict && !found.is_empty() {
+            return Err(Error::Outliers { outliers: found.into() });
+        }
+        for outlier in found {
+            self.observer.on(&Event::Outlier(outlier));
+        }
+        Ok(())
     }
 
     fn tell_start(&self, shards: &Shards<'_>) {

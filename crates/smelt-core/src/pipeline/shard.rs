@@ -15,6 +15,7 @@ use super::hash::AnyOrder;
 use super::journal::{Journal, Record};
 use super::output::{OutputDir, Pending, write_error};
 use super::sums::PartSums;
+use super::weigh::{Tally, Weighed};
 use crate::error::{Error, Result};
 use crate::plan::{Part, Plan, Task, shard_header};
 
@@ -41,12 +42,23 @@ pub(super) struct OpenTask {
     parts: Vec<AnyOrder>,
     /// Elements that are not written yet.
     missing: AtomicU64,
+    tally: Mutex<Tally>,
 }
 
 impl OpenTask {
     pub(super) fn new(index: usize, task: &Task) -> Self {
         let parts = task.parts.iter().map(|part| AnyOrder::new(part.bytes)).collect();
-        Self { index, parts, missing: AtomicU64::new(task.elements()) }
+        Self { index, parts, missing: AtomicU64::new(task.elements()), tally: Mutex::default() }
+    }
+
+    /// Adds what the weights of a block amount to.
+    pub(super) fn weigh(&self, tally: &Tally) {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).merge(tally);
+    }
+
+    fn weighed(&self, task: &Task) -> Option<Weighed> {
+        let tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.finish().filter(|_| task.dtype.float().is_some())
     }
 }
 
@@ -134,6 +146,11 @@ impl<'a> Shards<'a> {
         self.lock().recorded
     }
 
+    /// What the weights of each task amount to.
+    pub(super) fn weighed(&self) -> Vec<Option<Weighed>> {
+        self.lock().sums.weighed().to_vec()
+    }
+
     /// The hashes of all tensors, once all are finished.
     pub(super) fn into_sums(self) -> PartSums {
         self.finished.into_inner().unwrap_or_else(PoisonError::into_inner).sums
@@ -156,7 +173,7 @@ impl<'a> Shards<'a> {
             return Ok(());
         }
         let task = &self.plan.tasks[open.index];
-        let due = self.lock().add(open, task.bytes(), self.output.group_bytes());
+        let due = self.lock().add(open, task, self.output.group_bytes());
         for part in task.parts.iter().filter(|part| part.bytes > 0) {
             let missing = &self.files[part.shard as usize].missing;
             if missing.fetch_sub(part.bytes, Ordering::AcqRel) == part.bytes {
@@ -230,13 +247,13 @@ impl<'a> Shards<'a> {
 
 impl Finished {
     /// Adds a task; says whether it is time to record.
-    fn add(&mut self, open: &OpenTask, bytes: u64, most: u64) -> bool {
+    fn add(&mut self, open: &OpenTask, task: &Task, most: u64) -> bool {
         if self.waiting.is_empty() {
             self.since = Instant::now();
         }
-        self.sums.set(open.index, open.parts.iter().map(AnyOrder::finish));
+        self.sums.set(open.index, open.parts.iter().map(AnyOrder::finish), open.weighed(task));
         self.waiting.push(open.index);
-        self.bytes += bytes;
+        self.bytes += task.bytes();
         self.bytes >= most || self.since.elapsed() >= GROUP_TIME
     }
 
@@ -244,8 +261,11 @@ impl Finished {
         let tasks = std::mem::take(&mut self.waiting);
         self.bytes = 0;
         let hex = |&task: &usize| self.sums.of(task).iter().map(|hash| hash.to_hex().to_string());
-        let records = tasks.iter().map(|task| Record::Done { task: *task, parts: hex(task).collect() });
-        let records = records.collect();
+        let record = |task: &usize| {
+            let weighed = self.sums.weighed()[*task];
+            Record::Done { task: *task, parts: hex(task).collect(), weighed }
+        };
+        let records = tasks.iter().map(record).collect();
         (tasks, records)
     }
 }
@@ -255,9 +275,9 @@ fn recorded(plan: &Plan, records: &[Record]) -> PartSums {
     let mut sums = PartSums::new(plan);
     for record in records {
         match record {
-            Record::Done { task, parts } if *task < plan.tasks.len() => {
+            Record::Done { task, parts, weighed } if *task < plan.tasks.len() => {
                 let hashes: Result<Vec<_>, _> = parts.iter().map(blake3::Hash::from_hex).collect();
-                sums.set(*task, hashes.unwrap_or_default().into_iter());
+                sums.set(*task, hashes.unwrap_or_default().into_iter(), *weighed);
             }
             Record::Done { .. } => {}
             Record::Lost { shard } => {
@@ -273,7 +293,7 @@ fn recorded(plan: &Plan, records: &[Record]) -> PartSums {
 /// Tensors without bytes are finished from the beginning: no block will come for them.
 fn mark_empty(plan: &Plan, sums: &mut PartSums) {
     let empty = plan.tasks.iter().enumerate().filter(|(_, task)| task.bytes() == 0);
-    empty.for_each(|(index, task)| sums.set(index, task.parts.iter().map(|_| blake3::hash(&[]))));
+    empty.for_each(|(index, task)| sums.set(index, task.parts.iter().map(|_| blake3::hash(&[])), None));
 }
 
 /// Bytes of unfinished tensors, by shard.

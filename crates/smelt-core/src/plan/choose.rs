@@ -7,6 +7,7 @@
 use smelt_kernels::{Float, Format};
 
 use super::transcode::{Moved, Not, Transcode, moved};
+use super::treatment::{Treatment, treatment};
 use super::{Note, Options, Part, Spec, Task};
 use crate::checkpoint::{Checkpoint, DType, Storage};
 use crate::error::{Error, Result};
@@ -38,25 +39,29 @@ pub(super) fn tasks(
     layout: &mut Layout,
     options: &Options,
     notes: &mut Vec<Note>,
-) -> Result<Vec<Task>> {
+) -> Result<(Vec<Task>, Vec<Treatment>)> {
+    let mut treatments = Vec::new();
     let mut hits = vec![false; options.overrides.len()];
     let mut tasks = Vec::with_capacity(layout.outputs.len());
     for output in &layout.outputs {
         let choice = output.module.map_or(Choice::Keep, |module| choose(output, module, options, &mut hits));
-        let given = if options.transcode == Transcode::Auto { Some(checkpoint) } else { None };
-        let moved = transcoded(given, &mut layout.graph, output, choice, options, notes);
-        tasks.push(match moved {
-            Some((format, moved)) => {
+        let moved = transcoded(checkpoint, &mut layout.graph, (output, choice), options, notes)?;
+        let verdict = moved.as_ref().map(drop).map_err(|not| *not);
+        let task = match moved {
+            Ok((format, moved)) => {
                 Task { moved: Some(moved), ..task(&mut layout.graph, output, format, options, notes)? }
             }
-            None => task(&mut layout.graph, output, choice, options, notes)?,
-        });
+            Err(_) => task(&mut layout.graph, output, choice, options, notes)?,
+        };
+        let (place, quantized) = ((&*output.name, output.node), task.format.is_some());
+        treatments.extend(treatment(checkpoint, &layout.graph, place, quantized, verdict));
+        tasks.push(task);
     }
     let unused = options.overrides.iter().zip(hits).filter(|(_, hit)| !hit);
     notes.extend(unused.map(|(rule, _)| Note::OverrideUnused { text: rule.to_string() }));
     match notes.iter().find(|note| note.is_fallback()) {
         Some(note) if options.strict => Err(Error::Strict { note: note.to_string() }),
-        _ => Ok(tasks),
+        _ => Ok((tasks, treatments)),
     }
 }
 
@@ -100,21 +105,22 @@ fn path(output: &Output) -> &str {
     output.name.strip_suffix(".weight").unwrap_or(&output.name)
 }
 
-/// The format in which the bits of a parameter are moved, if they are.
+/// The format in which the bits of a parameter are moved, and how; or why they are not, of which a note
+/// tells where they could have been.
 fn transcoded(
-    checkpoint: Option<&Checkpoint>,
+    checkpoint: &Checkpoint,
     graph: &mut Graph,
-    output: &Output,
-    choice: Choice,
+    (output, choice): (&Output, Choice),
     options: &Options,
     notes: &mut Vec<Note>,
-) -> Option<(Choice, Moved)> {
-    let (Some(checkpoint), Choice::Quantize(asked)) = (checkpoint, choice) else {
-        return None;
-    };
+) -> Result<Result<(Choice, Moved), Not>> {
+    let Choice::Quantize(asked) = choice else { return Ok(Err(Not::Native)) };
+    if options.transcode == Transcode::Never {
+        return Ok(Err(Not::Because("so it was asked, by `--transcode never`")));
+    }
     let cast = options.dtype.filter(|dtype| output.cast && *dtype != graph.node(output.node).dtype);
     let module = output.name.strip_suffix(".weight").unwrap_or(&output.name).to_owned();
-    let why = match moved(checkpoint, graph, output.node, asked) {
+    let why = match moved(checkpoint, graph, output.node, asked)? {
         Ok((native, _)) if native.format.has_biases() && cast.is_some() => {
             "scales of another dtype are asked for"
         }
@@ -123,13 +129,13 @@ fn transcoded(
                 let (format, asked) = (native.format.to_string(), asked.to_string());
                 notes.push(Note::Moved { module, format, asked });
             }
-            return Some((Choice::Quantize(native.format), moved));
+            return Ok(Ok((Choice::Quantize(native.format), moved)));
         }
-        Err(Not::Native) => return None,
+        Err(Not::Native) => return Ok(Err(Not::Native)),
         Err(Not::Because(why)) => why,
     };
     notes.push(Note::NotMoved { module, why: why.to_owned() });
-    None
+    Ok(Err(Not::Because(why)))
 }
 
 fn task(

@@ -82,7 +82,7 @@ impl Plan {
     /// Bytes that the run takes besides its blocks.
     pub(crate) fn overhead(&self) -> u64 {
         let entries = self.graph.len() + self.tasks.len() * 3 + self.source_tensors.len() * 2;
-        let entries = entries + self.logical_tensors.len() * 4;
+        let entries = entries + self.logical_tensors.len() * 4 + self.treatments.len();
         RESERVE + entries as u64 * PER_ENTRY
     }
 

@@ -19,6 +19,7 @@ mod shards;
 mod spec;
 mod totals;
 mod transcode;
+mod treatment;
 mod widths;
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,7 @@ pub use shards::{OutputShard, index_json, shard_header};
 pub use spec::{RoundingSpec, Spec};
 pub use totals::{RoleTotals, Totals};
 pub use transcode::{Moved, Transcode};
+pub use treatment::{Happens, Treatment};
 pub use widths::Widths;
 
 use allocate::Allocation;
@@ -79,6 +81,9 @@ pub struct Plan {
     pub rounding: RoundingSpec,
     /// Whether NaN and infinity are let through.
     pub allow_nonfinite: bool,
+    /// Whether weights that can't be right end the run.
+    #[serde(default)]
+    pub strict: bool,
     /// The format that the run asks for, or that most modules have where each has its own; `None` to
     /// leave all as it is.
     pub format: Option<Spec>,
@@ -86,6 +91,9 @@ pub struct Plan {
     pub allocation: Option<Allocation>,
     /// The tensors to write, in the order in which they lie in the files.
     pub tasks: Vec<Task>,
+    /// What becomes of the codes of the source, for each parameter that is made of codes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub treatments: Vec<Treatment>,
     /// The files to write.
     pub shards: Vec<OutputShard>,
     /// The tensors of the checkpoint that are left out, and why.
@@ -297,7 +305,7 @@ impl Plan {
         choose::refuse_packed(checkpoint, options)?;
         let Origin { name, mut layout, active_share } = origin;
         let mut notes = note::left_out(checkpoint);
-        let mut tasks = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
+        let (mut tasks, treatments) = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
         let shards = shards::place(&mut tasks, options.shard_bytes);
         let chosen = if options.widths.is_empty() { None } else { widths::commonest(&tasks) };
         let format = chosen.or(options.format);
@@ -311,6 +319,7 @@ impl Plan {
             method: options.method,
             rounding: options.rounding.into(),
             allow_nonfinite: options.allow_nonfinite,
+            strict: options.strict,
             format: format.map(Spec::from),
             allocation: None,
             config: config::edited(checkpoint.config(), &layout.config, format, &tasks),
@@ -321,6 +330,7 @@ impl Plan {
             read_overhead: checkpoint.read_overhead(),
             graph: layout.graph,
             tasks,
+            treatments,
             shards,
             notes,
         })

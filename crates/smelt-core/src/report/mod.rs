@@ -6,6 +6,7 @@
 
 pub mod card;
 pub mod html;
+mod weights;
 
 use std::fs;
 use std::path::Path;
@@ -15,6 +16,7 @@ use smelt_kernels::Distortion;
 
 use crate::error::{Error, Result};
 use crate::layout::{Dropped, Role};
+use crate::pipeline::{Outlier, Weighed};
 use crate::plan::{Plan, Spec, Task, Totals};
 
 /// The file that a run leaves beside the model.
@@ -46,6 +48,9 @@ pub struct Report {
     pub tensors: Vec<TensorReport>,
     /// What is done differently from what was asked, or worth knowing, in words.
     pub notes: Vec<String>,
+    /// The parameters whose weights can't be right.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outliers: Vec<Outlier>,
     /// The tensors of the source that are left out, and why.
     pub dropped: Vec<Dropped>,
     /// Sizes that other targets would have had with their predicted losses, smallest first.
@@ -84,6 +89,9 @@ pub struct TensorReport {
     pub bytes: u64,
     /// How far it is from the source; `None` if it is not quantized or was not measured.
     pub error: Option<TensorError>,
+    /// What the weights amounted to before quantization; `None` of what is no float.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weighed>,
 }
 
 /// How far a stored weight is from its source.
@@ -133,6 +141,7 @@ impl Report {
             totals: plan.totals.clone(),
             tensors: plan.tasks.iter().zip(errors).map(|(task, error)| tensor(task, error)).collect(),
             notes: plan.notes.iter().map(ToString::to_string).collect(),
+            outliers: Vec::new(),
             dropped: plan.dropped.clone(),
             frontier: points.map(|at| Point { bytes: at.tensor_bytes, loss: at.loss }).collect(),
         }
@@ -170,5 +179,6 @@ fn tensor(task: &Task, error: Option<TensorError>) -> TensorReport {
         bits: stored.map_or(task.dtype.bits() as u8, |spec| spec.0.bits()),
         bytes: task.bytes(),
         error,
+        weights: None,
     }
 }

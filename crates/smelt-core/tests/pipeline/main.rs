@@ -10,6 +10,7 @@ mod files;
 mod power;
 mod resume;
 mod same;
+mod weights;
 mod widths;
 
 use std::collections::BTreeMap;
