@@ -378,7 +378,7 @@ fn dropped(checkpoint: &Checkpoint, mut dropped: Vec<Dropped>) -> Vec<Dropped> {
     let unused = checkpoint
         .unused()
         .iter()
-        .map(|(id, why)| Dropped { tensor: checkpoint.tensor(*id).name.to_string(), why: (*why).to_owned() });
+        .map(|(id, why)| Dropped { tensor: checkpoint.tensor(*id).name.to_string(), why: (*why).to_owned(), mtp: false });
     dropped.extend(unused);
     dropped
 }
