@@ -95,6 +95,11 @@ pub(crate) struct PlanArgs {
     #[arg(help_heading = FORMAT, long, value_name = "N")]
     pub(crate) vision_bits: Option<u8>,
 
+    /// Layers that predict further tokens (MTP): `drop` leaves them out as the libraries do, `separate`
+    /// writes them at 8 bits into the folder `mtp`, which the libraries do not load with the model
+    #[arg(help_heading = LAYOUT, long, value_enum, default_value = "drop", hide_possible_values = true)]
+    pub(crate) mtp: MtpArg,
+
     /// Type of scales and of what is not quantized: `keep` leaves the checkpoint's, `f16` suits M1
     /// and M2
     #[arg(help_heading = FORMAT, long, value_enum, default_value = "keep")]
@@ -157,6 +162,15 @@ pub(crate) struct PlanArgs {
     /// Write JSON to standard output (docs/json.md describes it)
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What becomes of layers that predict further tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MtpArg {
+    /// They are left out
+    Drop,
+    /// They are written beside the model
+    Separate,
 }
 
 /// Whether bits are moved.
