@@ -21,7 +21,9 @@ use anyhow::Context as _;
 use smelt_core::Error;
 use smelt_core::checkpoint::{Checkpoint, DType};
 use smelt_core::layout::Family;
-use smelt_core::plan::{Memory, Mtp, Options, Origin, Override, Plan, Schedule, Transcode, family_of, options};
+use smelt_core::plan::{
+    Memory, Mtp, Options, Origin, Override, Plan, Schedule, Transcode, family_of, options,
+};
 use smelt_core::source::LocalSource;
 use smelt_kernels::{Format, Mode, Rounding};
 

@@ -188,8 +188,11 @@ impl Trace {
             }
         }
         let why = format!("{} does not use it", self.library);
-        let dropped =
-            self.dropped.iter().map(|tensor| Dropped { tensor: tensor.clone(), why: why.clone(), mtp: false }).collect();
+        let dropped = self
+            .dropped
+            .iter()
+            .map(|tensor| Dropped { tensor: tensor.clone(), why: why.clone(), mtp: false })
+            .collect();
         if problems.is_empty() {
             Ok(Layout { graph: maker.graph, outputs, dropped, ..Layout::default() })
         } else {

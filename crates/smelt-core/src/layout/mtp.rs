@@ -113,7 +113,8 @@ impl Parting<'_> {
         let found = rules.experts.iter().find_map(|rule| Some((rule, rule.of(name)?)));
         match found {
             None => {
-                let class = (name.ends_with(".weight") && info.shape.len() == 2).then_some(ModuleClass::Linear);
+                let class =
+                    (name.ends_with(".weight") && info.shape.len() == 2).then_some(ModuleClass::Linear);
                 self.put(name.to_owned(), node, class);
             }
             Some((rule, (before, Some(expert)))) => {
@@ -188,7 +189,9 @@ mod tests {
 
     #[test]
     fn names_tell_what_predicts_further_tokens() {
-        for name in ["mtp.fc.weight", "model.mtp_block.0.w", "a.nextn_layers.w", "model.layers.9.eh_proj.weight"] {
+        for name in
+            ["mtp.fc.weight", "model.mtp_block.0.w", "a.nextn_layers.w", "model.layers.9.eh_proj.weight"]
+        {
             assert!(looks_like_mtp(name), "{name}");
         }
         assert!(!looks_like_mtp("model.layers.3.mlp.up_proj.weight"));

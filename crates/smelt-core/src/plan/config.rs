@@ -7,7 +7,8 @@ use super::Task;
 use crate::checkpoint::Config;
 
 /// What says how the source is quantized.
-pub(super) const SOURCE_QUANTIZATION: [&str; 3] = ["quantization", "quantization_config", "compression_config"];
+pub(super) const SOURCE_QUANTIZATION: [&str; 3] =
+    ["quantization", "quantization_config", "compression_config"];
 
 /// The text of the config to write.
 ///

@@ -393,10 +393,11 @@ fn logical_tensors(checkpoint: &Checkpoint) -> Vec<LogicalSource> {
 
 /// What the layout leaves out, and what says nothing of a weight.
 fn dropped(checkpoint: &Checkpoint, mut dropped: Vec<Dropped>) -> Vec<Dropped> {
-    let unused = checkpoint
-        .unused()
-        .iter()
-        .map(|(id, why)| Dropped { tensor: checkpoint.tensor(*id).name.to_string(), why: (*why).to_owned(), mtp: false });
+    let unused = checkpoint.unused().iter().map(|(id, why)| Dropped {
+        tensor: checkpoint.tensor(*id).name.to_string(),
+        why: (*why).to_owned(),
+        mtp: false,
+    });
     dropped.extend(unused);
     dropped
 }

@@ -84,9 +84,9 @@ impl fmt::Display for Note {
             Self::NotMoved { module, why } => {
                 write!(out, "`{module}` is decoded and quantized again: {why}")
             }
-            Self::NoMtp => {
-                out.write_str("the checkpoint has no layers that predict further tokens, so `--mtp separate` writes none")
-            }
+            Self::NoMtp => out.write_str(
+                "the checkpoint has no layers that predict further tokens, so `--mtp separate` writes none",
+            ),
             Self::MtpUnknown { tensors, first } => write!(
                 out,
                 "`--mtp separate` leaves out `{first}`{}: the family does not say how it is stored",

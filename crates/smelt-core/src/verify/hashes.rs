@@ -51,12 +51,7 @@ impl Hashes {
     }
 
     /// Compares everything but the bytes of the tensors.
-    pub(super) fn check(
-        &self,
-        model: &Model,
-        apart: Option<&Model>,
-        findings: &mut Findings,
-    ) -> Result<()> {
+    pub(super) fn check(&self, model: &Model, apart: Option<&Model>, findings: &mut Findings) -> Result<()> {
         self.shards(model, apart, findings)?;
         self.names(model, apart, findings);
         for (path, expected) in &self.0.files {
