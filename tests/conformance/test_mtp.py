@@ -29,7 +29,7 @@ MODELS = {
     FUSED: "mtp.fc",
 }
 """each with the projection that joins a token and a hidden state"""
-DRAFTERS = ["qwen3_5_mtp", "qwen3_next_mtp", FUSED]
+DRAFTERS = ["qwen3_5_mtp", FUSED]
 DENSE = ("eh_proj", "fc", "gate", "shared_expert_gate", "embed_tokens", "head")
 
 
@@ -168,13 +168,12 @@ def test_verify_accepts_it(source: Path, tmp_path: Path, smelt: Smelt) -> None:
     assert "not those that were written" in smelt.run("verify", ours, code=1).stdout
 
 
+@pytest.mark.parametrize("source", DRAFTERS, indirect=True)
 @pytest.mark.parametrize("mode", ["none", "affine"])
 def test_the_drafter_of_mlx_vlm_loads_it(
     source: Path, mode: str, tmp_path: Path, smelt: Smelt
 ) -> None:
     """Strictly; unquantized it holds what the library makes of the source, norms and experts and all."""
-    if source.name not in DRAFTERS:
-        pytest.skip("mlx-vlm has no drafter with the source's names for it")
     from mlx_vlm.speculative.drafters import load_drafter
 
     mx.set_default_device(mx.cpu)

@@ -95,11 +95,6 @@ pub(crate) struct PlanArgs {
     #[arg(help_heading = FORMAT, long, value_name = "N")]
     pub(crate) vision_bits: Option<u8>,
 
-    /// Layers that predict further tokens (MTP): `drop` leaves them out as the libraries do, `separate`
-    /// writes them at 8 bits into the folder `mtp`, which the libraries do not load with the model
-    #[arg(help_heading = LAYOUT, long, value_enum, default_value = "drop", hide_possible_values = true)]
-    pub(crate) mtp: MtpArg,
-
     /// Type of scales and of what is not quantized: `keep` leaves the checkpoint's, `f16` suits M1
     /// and M2
     #[arg(help_heading = FORMAT, long, value_enum, default_value = "keep")]
@@ -120,6 +115,11 @@ pub(crate) struct PlanArgs {
     /// Leave out what sees or hears: the same as `--target mlx-lm`
     #[arg(help_heading = LAYOUT, long, conflicts_with = "target")]
     pub(crate) text_only: bool,
+
+    /// Layers that predict further tokens (MTP): `drop` leaves them out as the libraries do, `separate`
+    /// writes them at 8 bits into the folder `mtp`, which the libraries do not load with the model
+    #[arg(help_heading = LAYOUT, long, value_enum, default_value = "drop")]
+    pub(crate) mtp: MtpArg,
 
     /// Python that has mlx-lm or mlx-vlm installed, for `--discover`
     #[arg(help_heading = LAYOUT, long, value_name = "PATH", default_value = "python3")]
