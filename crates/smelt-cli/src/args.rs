@@ -116,6 +116,11 @@ pub(crate) struct PlanArgs {
     #[arg(help_heading = LAYOUT, long, conflicts_with = "target")]
     pub(crate) text_only: bool,
 
+    /// Layers that predict further tokens (MTP): `drop` leaves them out as the libraries do, `separate`
+    /// writes them at 8 bits into the folder `mtp`, which the libraries do not load with the model
+    #[arg(help_heading = LAYOUT, long, value_enum, default_value = "drop")]
+    pub(crate) mtp: MtpArg,
+
     /// Python that has mlx-lm or mlx-vlm installed, for `--discover`
     #[arg(help_heading = LAYOUT, long, value_name = "PATH", default_value = "python3")]
     pub(crate) python: PathBuf,
@@ -157,6 +162,15 @@ pub(crate) struct PlanArgs {
     /// Write JSON to standard output (docs/json.md describes it)
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What becomes of layers that predict further tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MtpArg {
+    /// They are left out
+    Drop,
+    /// They are written beside the model
+    Separate,
 }
 
 /// Whether bits are moved.

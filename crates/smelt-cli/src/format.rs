@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use smelt_core::layout::Role;
 use smelt_core::pipeline::Outlier;
 use smelt_core::plan::allocate::Allocation;
-use smelt_core::plan::{Happens, Note, Plan, Schedule};
+use smelt_core::plan::{Happens, MTP_FOLDER, Note, Plan, RoleTotals, Schedule};
 use smelt_core::report::REPORT;
 use smelt_core::units::bytes;
 
@@ -112,17 +112,15 @@ pub(crate) fn plan(plan: &Plan, schedule: Schedule, free: Option<u64>) -> String
     let mut rows =
         vec![["role", "parameters", "bits", "size", "share", "stored as"].map(str::to_owned).to_vec()];
     let totals = &plan.totals;
-    for (role, sums) in &totals.roles {
+    let (apart, model): (Vec<_>, Vec<_>) = totals.roles.iter().partition(|(role, _)| **role == Role::Mtp);
+    let line = |(role, sums): (&Role, &RoleTotals)| {
         let formats = sums.formats.iter().map(|(name, count)| format!("{count} × {name}"));
-        rows.push(row(
-            role.name(),
-            sums.parameters,
-            sums.bytes,
-            totals.tensor_bytes,
-            formats.collect::<Vec<_>>().join(", "),
-        ));
-    }
+        let formats = formats.collect::<Vec<_>>().join(", ");
+        row(role.name(), sums.parameters, sums.bytes, totals.tensor_bytes, formats)
+    };
+    rows.extend(model.into_iter().map(line));
     rows.push(row("total", totals.parameters, totals.tensor_bytes, totals.tensor_bytes, String::new()));
+    rows.extend(apart.into_iter().map(line));
     let mut text = table(&rows);
     text.push('\n');
     text.push_str(&facts(plan, schedule, free));
@@ -179,10 +177,12 @@ fn fact(name: &str, value: String) -> Vec<String> {
 }
 
 fn files(plan: &Plan) -> String {
-    let shards = plan.shards.len();
+    let apart = plan.shards.iter().filter(|shard| shard.name.starts_with(MTP_FOLDER)).count();
+    let shards = plan.shards.len() - apart;
     let plural = if shards == 1 { "" } else { "s" };
+    let apart = if apart == 0 { String::new() } else { format!(" and {apart} in `{MTP_FOLDER}`") };
     format!(
-        "{shards} shard{plural} of {} in all, {} side files",
+        "{shards} shard{plural}{apart} of {} in all, {} side files",
         bytes(plan.totals.file_bytes),
         plan.side_files.len()
     )

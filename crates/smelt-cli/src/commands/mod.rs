@@ -21,11 +21,13 @@ use anyhow::Context as _;
 use smelt_core::Error;
 use smelt_core::checkpoint::{Checkpoint, DType};
 use smelt_core::layout::Family;
-use smelt_core::plan::{Memory, Options, Origin, Override, Plan, Schedule, Transcode, family_of, options};
+use smelt_core::plan::{
+    Memory, Mtp, Options, Origin, Override, Plan, Schedule, Transcode, family_of, options,
+};
 use smelt_core::source::LocalSource;
 use smelt_kernels::{Format, Mode, Rounding};
 
-use crate::args::{DtypeArg, LibraryArg, ModeArg, PlanArgs, RoundingArg, TranscodeArg};
+use crate::args::{DtypeArg, LibraryArg, ModeArg, MtpArg, PlanArgs, RoundingArg, TranscodeArg};
 use crate::printer::{self, Printer};
 use crate::{format, system};
 
@@ -152,6 +154,10 @@ fn options(args: &PlanArgs) -> anyhow::Result<Options> {
             DtypeArg::F32 => Some(DType::F32),
         },
         towers: args.vision_bits.map(towers).transpose()?,
+        mtp: match args.mtp {
+            MtpArg::Drop => Mtp::Drop,
+            MtpArg::Separate => Mtp::Separate,
+        },
         overrides: overrides.collect::<Result<_, _>>()?,
         strict: args.strict,
         allow_nonfinite: args.allow_nonfinite,

@@ -214,6 +214,17 @@ fn help_of_quantize() {
           --text-only
               Leave out what sees or hears: the same as `--target mlx-lm`
 
+          --mtp <MTP>
+              Layers that predict further tokens (MTP): `drop` leaves them out as the libraries do,
+              `separate` writes them at 8 bits into the folder `mtp`, which the libraries do not load
+              with the model
+
+              Possible values:
+              - drop:     They are left out
+              - separate: They are written beside the model
+              
+              [default: drop]
+
           --python <PATH>
               Python that has mlx-lm or mlx-vlm installed, for `--discover`
               

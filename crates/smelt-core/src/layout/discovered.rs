@@ -188,10 +188,13 @@ impl Trace {
             }
         }
         let why = format!("{} does not use it", self.library);
-        let dropped =
-            self.dropped.iter().map(|tensor| Dropped { tensor: tensor.clone(), why: why.clone() }).collect();
+        let dropped = self
+            .dropped
+            .iter()
+            .map(|tensor| Dropped { tensor: tensor.clone(), why: why.clone(), mtp: false })
+            .collect();
         if problems.is_empty() {
-            Ok(Layout { graph: maker.graph, outputs, dropped, config: Vec::new() })
+            Ok(Layout { graph: maker.graph, outputs, dropped, ..Layout::default() })
         } else {
             Err(problems)
         }

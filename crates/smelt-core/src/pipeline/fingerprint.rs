@@ -160,6 +160,7 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
         dropped: _, // Follows from what is there and what is used.
         notes: _,
         config,
+        mtp,
         side_files,
         totals: _,
     } = plan;
@@ -180,6 +181,10 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
     }
     put("tensors of the source", digest_text(&(source_tensors, logical_tensors, source_shards)));
     put("config.json of the result", digest_text(&(config, side_files)));
+    if let Some(apart) = mtp {
+        put("mtp", "separate".to_owned());
+        put("config.json of what is apart", digest_text(apart));
+    }
     put("layout", digest_text(&(version, graph, tasks, shards)));
     all
 }

@@ -46,7 +46,7 @@ pub use weigh::Weighed;
 
 use crate::checkpoint::{CONFIG, Checkpoint, INDEX};
 use crate::error::{Error, Result};
-use crate::plan::{Importance, Plan, Schedule, index_json};
+use crate::plan::{Importance, MTP_FOLDER, Plan, Schedule, indexes};
 use crate::source::Stamp;
 use claim::{Claim, claim};
 use disk::{Disk, LocalDisk};
@@ -107,6 +107,13 @@ fn side_name<'a>(plan: &Plan, path: &'a str) -> &'a str {
     }
 }
 
+/// What is written besides tensors and the model's config: indexes, and the config of what lies apart.
+fn small_files(plan: &Plan) -> Vec<(String, String)> {
+    let indexes = indexes(plan).into_iter().map(|index| (index.name, index.text));
+    let apart = plan.mtp.iter().map(|apart| (format!("{MTP_FOLDER}{CONFIG}"), apart.config.clone()));
+    indexes.chain(apart).collect()
+}
+
 /// Side files are copied in pieces of this size.
 const COPY: usize = 1 << 20;
 
@@ -160,8 +167,10 @@ impl Run<'_> {
     fn writes(&self) -> Vec<String> {
         let shards = self.plan.shards.iter().map(|shard| shard.name.clone());
         let sides = self.plan.side_files.iter().map(|file| side_name(self.plan, &file.path).to_owned());
+        let apart = |name: &str| format!("{MTP_FOLDER}{name}");
+        let apart = self.plan.mtp.iter().flat_map(|_| [apart(INDEX), apart(CONFIG)]);
         let last = [INDEX, MANIFEST, CONFIG].map(str::to_owned);
-        shards.chain(sides).chain(last).collect()
+        shards.chain(sides).chain(apart).chain(last).collect()
     }
 
     fn write(
@@ -186,7 +195,7 @@ impl Run<'_> {
         self.complete(output, &sums).map_err(failed)
     }
 
-    /// Side files, tensors and index; the hashes of what is no tensor.
+    /// Side files, tensors and indexes; the hashes of what is no tensor.
     fn fill(&self, output: &OutputDir<'_>, shards: &Shards<'_>) -> Result<Sides> {
         let mut files = vec![(CONFIG.to_owned(), blake3::hash(self.plan.config.as_bytes()))];
         files.extend(self.copy_side_files(output)?);
@@ -194,9 +203,10 @@ impl Run<'_> {
         shards.publish_complete(self.observer)?;
         self.work(shards)?;
         self.judge(&shards.weighed())?;
-        let index = index_json(self.plan);
-        output.write(INDEX, index.as_bytes())?;
-        files.push((INDEX.to_owned(), blake3::hash(index.as_bytes())));
+        for (name, text) in small_files(self.plan) {
+            output.write(&name, text.as_bytes())?;
+            files.push((name, blake3::hash(text.as_bytes())));
+        }
         Ok(files)
     }
 

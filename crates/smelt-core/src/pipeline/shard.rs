@@ -348,6 +348,7 @@ impl Found {
         plan.totals.disk_bytes().saturating_sub(there)
             + parts as u64 * RECORD_BYTES
             + plan.config.len() as u64
+            + plan.mtp.as_ref().map_or(0, |apart| apart.config.len() as u64)
     }
 }
 

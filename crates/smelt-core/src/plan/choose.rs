@@ -1,6 +1,7 @@
 //! Which format each parameter gets.
 //!
-//! In order of strength: an override of the user, the format of the towers (what sees or hears stays
+//! What predicts further tokens has a format of its own ([`mtp`]) that nothing changes. Else, in order of
+//! strength: an override of the user, the format of the towers (what sees or hears stays
 //! as it is unless asked), what an allocation or a recipe chose for the module alone, the family's own
 //! format for it (a router at 8 bits, as the library's `quant_predicate` says), the format of the run.
 
@@ -8,10 +9,10 @@ use smelt_kernels::{Float, Format};
 
 use super::transcode::{Moved, Not, Transcode, moved};
 use super::treatment::{Treatment, treatment};
-use super::{Note, Options, Part, Spec, Task};
+use super::{Note, Options, Part, Spec, Task, mtp};
 use crate::checkpoint::{Checkpoint, DType, Storage};
 use crate::error::{Error, Result};
-use crate::layout::{Graph, Layout, Module, Output, Own};
+use crate::layout::{Graph, Layout, Module, Output, Own, Role};
 
 /// What is to happen with a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,9 @@ pub(super) fn tasks(
 }
 
 fn choose(output: &Output, module: Module, options: &Options, hits: &mut [bool]) -> Choice {
+    if output.role == Role::Mtp {
+        return options.format.and_then(|_| mtp::format()).map_or(Choice::Keep, Choice::Quantize);
+    }
     let path = path(output);
     let mut choice = match options.format {
         None => Choice::Keep,
@@ -88,7 +92,8 @@ fn choose(output: &Output, module: Module, options: &Options, hits: &mut [bool])
 
 /// Whether nothing but the format of the run decides about a parameter, so that an allocation may.
 pub(super) fn is_free(output: &Output, options: &Options) -> bool {
-    let free = output.module.is_some_and(|module| module.own == Own::Run) && !output.role.is_tower();
+    let free = output.module.is_some_and(|module| module.own == Own::Run);
+    let free = free && !output.role.is_tower() && output.role != Role::Mtp;
     let overridden = || options.overrides.iter().any(|rule| rule.pattern.is_match(path(output)));
     options.format.is_some() && free && !overridden()
 }

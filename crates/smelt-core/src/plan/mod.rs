@@ -12,6 +12,7 @@ mod importance;
 pub mod measures;
 mod memory;
 mod method;
+mod mtp;
 mod note;
 pub mod options;
 mod recipe;
@@ -29,10 +30,11 @@ pub use importance::{Channels, Importance};
 pub(crate) use memory::LOOK;
 pub use memory::{Memory, Schedule, cut};
 pub use method::Method;
+pub use mtp::{Apart, FOLDER as MTP_FOLDER, Mtp};
 pub use note::Note;
 pub use options::{Options, Override};
 pub use recipe::Recipe;
-pub use shards::{OutputShard, index_json, shard_header};
+pub use shards::{Index, OutputShard, indexes, shard_header};
 pub use spec::{RoundingSpec, Spec};
 pub use totals::{RoleTotals, Totals};
 pub use transcode::{Moved, Transcode};
@@ -102,6 +104,9 @@ pub struct Plan {
     pub notes: Vec<Note>,
     /// The config to write.
     pub config: String,
+    /// What is written apart from the model: layers that predict further tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtp: Option<Apart>,
     /// The files that are copied byte for byte.
     pub side_files: Vec<FileEntry>,
     /// Sums.
@@ -305,9 +310,11 @@ impl Plan {
         choose::refuse_packed(checkpoint, options)?;
         let Origin { name, mut layout, active_share } = origin;
         let mut notes = note::left_out(checkpoint);
+        mtp::separate(checkpoint, &name, &mut layout, options, &mut notes)?;
         let (mut tasks, treatments) = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
         let shards = shards::place(&mut tasks, options.shard_bytes);
-        let chosen = if options.widths.is_empty() { None } else { widths::commonest(&tasks) };
+        let (model, _) = mtp::parted(&tasks);
+        let chosen = if options.widths.is_empty() { None } else { widths::commonest(model) };
         let format = chosen.or(options.format);
         Ok(Self {
             version: VERSION,
@@ -322,7 +329,8 @@ impl Plan {
             strict: options.strict,
             format: format.map(Spec::from),
             allocation: None,
-            config: config::edited(checkpoint.config(), &layout.config, format, &tasks),
+            config: config::edited(checkpoint.config(), &layout.config, format, model),
+            mtp: mtp::apart(checkpoint.config(), &layout, &tasks),
             side_files: checkpoint.side_files().to_vec(),
             totals: Totals::of(&tasks, &shards, checkpoint, active_share),
             dropped: dropped(checkpoint, layout.dropped),
@@ -334,6 +342,16 @@ impl Plan {
             shards,
             notes,
         })
+    }
+
+    /// The parameters of the model, without what is written apart.
+    pub fn model_tasks(&self) -> &[Task] {
+        mtp::parted(&self.tasks).0
+    }
+
+    /// The parameters that are written apart: those of layers that predict further tokens.
+    pub fn mtp_tasks(&self) -> &[Task] {
+        mtp::parted(&self.tasks).1
     }
 
     /// Checks that a checkpoint is the one that this plan was made for, as a plan that was stored
@@ -385,10 +403,11 @@ fn logical_tensors(checkpoint: &Checkpoint) -> Vec<LogicalSource> {
 
 /// What the layout leaves out, and what says nothing of a weight.
 fn dropped(checkpoint: &Checkpoint, mut dropped: Vec<Dropped>) -> Vec<Dropped> {
-    let unused = checkpoint
-        .unused()
-        .iter()
-        .map(|(id, why)| Dropped { tensor: checkpoint.tensor(*id).name.to_string(), why: (*why).to_owned() });
+    let unused = checkpoint.unused().iter().map(|(id, why)| Dropped {
+        tensor: checkpoint.tensor(*id).name.to_string(),
+        why: (*why).to_owned(),
+        mtp: false,
+    });
     dropped.extend(unused);
     dropped
 }

@@ -40,6 +40,15 @@ pub enum Note {
         /// The reason.
         why: String,
     },
+    /// Layers that predict further tokens are wanted, and the checkpoint has none.
+    NoMtp,
+    /// Tensors that by their names predict further tokens, of which the layout does not say how they are stored.
+    MtpUnknown {
+        /// How many.
+        tensors: u64,
+        /// The first.
+        first: String,
+    },
     /// A file of the source that is neither read nor copied.
     FileLeftOut {
         /// Its path in the source.
@@ -52,7 +61,10 @@ pub enum Note {
 impl Note {
     /// Whether the result differs from what was asked, which `--strict` does not allow.
     pub const fn is_fallback(&self) -> bool {
-        matches!(self, Self::NotDivisible { .. } | Self::OverrideUnused { .. })
+        matches!(
+            self,
+            Self::NotDivisible { .. } | Self::OverrideUnused { .. } | Self::NoMtp | Self::MtpUnknown { .. }
+        )
     }
 }
 
@@ -72,6 +84,17 @@ impl fmt::Display for Note {
             Self::NotMoved { module, why } => {
                 write!(out, "`{module}` is decoded and quantized again: {why}")
             }
+            Self::NoMtp => out.write_str(
+                "the checkpoint has no layers that predict further tokens, so `--mtp separate` writes none",
+            ),
+            Self::MtpUnknown { tensors, first } => write!(
+                out,
+                "`--mtp separate` leaves out `{first}`{}: the family does not say how it is stored",
+                match tensors {
+                    1 => String::new(),
+                    more => format!(" and {} more", more - 1),
+                }
+            ),
             Self::FileLeftOut { path, why } => write!(out, "`{path}` is left out: {why}"),
         }
     }

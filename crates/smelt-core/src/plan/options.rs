@@ -5,7 +5,7 @@ use std::fmt;
 use regex::Regex;
 use smelt_kernels::{Format, Mode, Rounding};
 
-use super::{Method, Transcode, Widths};
+use super::{Method, Mtp, Transcode, Widths};
 use crate::checkpoint::DType;
 use crate::error::{Error, Result};
 
@@ -24,6 +24,8 @@ pub struct Options {
     pub dtype: Option<DType>,
     /// The format of towers, which are left as they are without it.
     pub towers: Option<Format>,
+    /// What becomes of layers that predict further tokens.
+    pub mtp: Mtp,
     /// Formats by module, in order; the last that matches wins.
     pub overrides: Vec<Override>,
     /// Whether what can only be done differently from what was asked is an error.
@@ -50,6 +52,7 @@ impl Default for Options {
             rounding: Rounding::Gpu,
             dtype: None,
             towers: None,
+            mtp: Mtp::Drop,
             overrides: Vec::new(),
             strict: false,
             allow_nonfinite: false,

@@ -14,7 +14,9 @@ use blake3::Hasher;
 use super::finding::{Check, Findings};
 use super::model::{Model, in_full};
 use crate::Result;
+use crate::checkpoint::Shard;
 use crate::pipeline::{MANIFEST, MANIFEST_VERSION, Manifest};
+use crate::plan::MTP_FOLDER;
 
 /// Files are hashed in pieces of this size.
 const PIECE: usize = 1 << 20;
@@ -49,9 +51,9 @@ impl Hashes {
     }
 
     /// Compares everything but the bytes of the tensors.
-    pub(super) fn check(&self, model: &Model, findings: &mut Findings) -> Result<()> {
-        self.shards(model, findings)?;
-        self.names(model, findings);
+    pub(super) fn check(&self, model: &Model, apart: Option<&Model>, findings: &mut Findings) -> Result<()> {
+        self.shards(model, apart, findings)?;
+        self.names(model, apart, findings);
         for (path, expected) in &self.0.files {
             match model.file(path) {
                 None => findings.error(Check::Hashes, path, "the file is missing", AGAIN),
@@ -65,7 +67,7 @@ impl Hashes {
         Ok(())
     }
 
-    fn shards(&self, model: &Model, findings: &mut Findings) -> Result<()> {
+    fn shards(&self, model: &Model, apart: Option<&Model>, findings: &mut Findings) -> Result<()> {
         for (path, expected) in &self.0.shards {
             let Some(file) = model.file(path) else {
                 findings.error(Check::Hashes, path, "the file is missing", AGAIN);
@@ -75,27 +77,36 @@ impl Hashes {
                 let what = format!("the file has {} bytes, {} were written", file.size, expected.bytes);
                 findings.error(Check::Hashes, path, what, AGAIN);
             }
-            let place = model.shards.iter().position(|shard| shard.path == *path);
-            if let Some(place) = place
-                && hash(model, path, model.headers[place])? != expected.header
+            let header = match path.strip_prefix(MTP_FOLDER) {
+                Some(inside) => apart.and_then(|apart| apart.header_bytes(inside)),
+                None => model.header_bytes(path),
+            };
+            if let Some(header) = header
+                && hash(model, path, header)? != expected.header
             {
                 findings.error(Check::Hashes, path, "the header is not as it was written", AGAIN);
             }
         }
-        for shard in model.shards.iter().filter(|shard| !self.0.shards.contains_key(&shard.path)) {
+        let inside = |shard: &Shard| format!("{MTP_FOLDER}{}", shard.path);
+        let apart = apart.into_iter().flat_map(|apart| apart.shards.iter().map(inside));
+        let paths = model.shards.iter().map(|shard| shard.path.clone()).chain(apart);
+        for path in paths.filter(|path| !self.0.shards.contains_key(path)) {
             let what = "the file is not of the run that wrote the model";
-            findings.error(Check::Hashes, &shard.path, what, "remove it");
+            findings.error(Check::Hashes, &path, what, "remove it");
         }
         Ok(())
     }
 
-    fn names(&self, model: &Model, findings: &mut Findings) {
-        if model.complete {
-            for name in self.0.tensors.keys().filter(|name| model.find(name).is_none()) {
+    fn names(&self, model: &Model, apart: Option<&Model>, findings: &mut Findings) {
+        let sides = || [model].into_iter().chain(apart);
+        if sides().all(|side| side.complete) {
+            let is_there = |name: &str| sides().any(|side| side.find(name).is_some());
+            for name in self.0.tensors.keys().filter(|name| !is_there(name)) {
                 findings.error(Check::Hashes, name, "the tensor was written, and is not there", AGAIN);
             }
         }
-        for tensor in model.tensors.iter().filter(|tensor| !self.0.tensors.contains_key(&*tensor.name)) {
+        let tensors = sides().flat_map(|side| &side.tensors);
+        for tensor in tensors.filter(|tensor| !self.0.tensors.contains_key(&*tensor.name)) {
             findings.error(Check::Hashes, &tensor.name, "the tensor is there, and was not written", AGAIN);
         }
     }

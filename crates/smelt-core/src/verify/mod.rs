@@ -5,7 +5,7 @@
 //! on models of other tools, so it takes nothing from a plan: what is expected follows from the config, the
 //! family and MLX's own rules.
 //!
-//! * [`Verify`] checks one model: `model` (files, headers, index), `hashes`, `files` (beside the tensors),
+//! * [`Verify`] checks one model: `model` (files, headers, index), `apart` (what lies beside it), `hashes`, `files` (beside the tensors),
 //!   `quantization` (the dictionary), `keys` (names and shapes by the family), `scan` (every byte once), and
 //!   against a source `against` (with `measured` and
 //!   `verdict`).
@@ -15,6 +15,7 @@
 //! the run. Workers hold a fixed block each, whatever the model's size.
 
 mod against;
+mod apart;
 mod decode;
 pub mod diff;
 mod files;
@@ -128,45 +129,51 @@ impl Verify<'_> {
     pub fn run(&self) -> Result<Report> {
         let mut findings = Findings::default();
         let model = Model::look(Arc::clone(self.source), &mut findings)?;
+        let apart = apart::look(&model, &mut findings)?;
         let hashes = Hashes::read(&model, &mut findings);
         if let Some(hashes) = &hashes {
-            hashes.check(&model, &mut findings)?;
+            hashes.check(&model, apart.as_ref(), &mut findings)?;
         }
         files::check(&model, self.against, &mut findings);
         unreadable(&model, &mut findings);
         let family = self.family.or_else(|| family::of_config(model.config.as_ref()?));
         let chosen = family.and_then(|family| keys::choose(&model, family, self.library));
         let parameters = structure(&model, chosen.as_ref(), &mut findings);
-        self.tell_size(&model, &parameters);
+        let mut sides = vec![(&model, parameters)];
+        sides.extend(apart.iter().map(|apart| (apart, apart::parameters(apart, &mut findings))));
+        self.tell_size(&sides);
         let crew = Crew { workers: self.workers(), stop: self.stop };
-        let scan = Scan { model: &model, hashes: hashes.as_ref(), crew, observer: self.observer };
-        scan.run(&parameters, &mut findings)?;
-        let comparison = self.compare(&model, &parameters, family, crew, &mut findings)?;
+        for (model, parameters) in &sides {
+            let scan = Scan { model, hashes: hashes.as_ref(), crew, observer: self.observer };
+            scan.run(parameters, &mut findings)?;
+        }
+        let comparison = self.compare(&sides, family, crew, &mut findings)?;
         let mut findings = findings.all;
         findings.sort_by_key(|finding| (finding.severity, finding.check));
         Ok(Report {
             findings,
             family: chosen.as_ref().and(family).map(|family| family.name.clone()),
             library: chosen.map(|chosen| chosen.library),
-            tensors: model.tensors.len(),
-            bytes: model.bytes(),
-            parameters: parameters.len(),
-            quantized: parameters.iter().filter(|(parameter, _)| parameter.is_packed()).count(),
+            tensors: sides.iter().map(|(model, _)| model.tensors.len()).sum(),
+            bytes: sides.iter().map(|(model, _)| model.bytes()).sum(),
+            parameters: sides.iter().map(|(_, parameters)| parameters.len()).sum(),
+            quantized: sides.iter().flat_map(|(_, all)| all).filter(|(one, _)| one.is_packed()).count(),
             hashed: hashes.is_some(),
             comparison,
         })
     }
 
-    fn tell_size(&self, model: &Model, parameters: &[(Parameter<'_>, Option<Format>)]) {
-        let elements = parameters.iter().map(|(parameter, format)| parameter.dense_bytes(*format)).sum();
+    fn tell_size(&self, sides: &[Side<'_>]) {
+        let parameters = sides.iter().flat_map(|(_, parameters)| parameters);
+        let elements: u64 = parameters.map(|(parameter, format)| parameter.dense_bytes(*format)).sum();
         let compared = if self.against.is_some() { elements } else { 0 };
-        self.observer.on(&Event::Started { bytes: model.bytes() + compared });
+        let stored: u64 = sides.iter().map(|(model, _)| model.bytes()).sum();
+        self.observer.on(&Event::Started { bytes: stored + compared });
     }
 
     fn compare(
         &self,
-        model: &Model,
-        parameters: &[(Parameter<'_>, Option<Format>)],
+        sides: &[Side<'_>],
         family: Option<&Family>,
         crew: Crew<'_>,
         findings: &mut Findings,
@@ -175,9 +182,16 @@ impl Verify<'_> {
             return Ok(None);
         };
         let family = crate::plan::family_of(source, self.family.or(family))?;
-        let layout = against::layout(source, family, self.library, parameters)?;
-        let against = Against { model, parameters, source, crew, observer: self.observer };
-        against.run(layout, findings).map(Some)
+        let layout = against::layout(source, family, self.library, &sides[0].1)?;
+        let layouts = if sides.len() > 1 { against::parted(source, family, layout)? } else { vec![layout] };
+        let mut comparison = Comparison::default();
+        for ((model, parameters), layout) in sides.iter().zip(layouts) {
+            let against = Against { model, parameters, source, crew, observer: self.observer };
+            let Comparison { tensors, kinds } = against.run(layout, findings)?;
+            comparison.tensors.extend(tensors);
+            comparison.kinds.extend(kinds);
+        }
+        Ok(Some(comparison))
     }
 
     fn workers(&self) -> usize {
@@ -185,6 +199,9 @@ impl Verify<'_> {
         self.memory.threads.max(1).min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)
     }
 }
+
+/// The model, or what lies apart from it, with its parameters and their formats.
+type Side<'a> = (&'a Model, Vec<(Parameter<'a>, Option<Format>)>);
 
 /// Parameters with their formats, checked against config and family.
 fn structure<'a>(

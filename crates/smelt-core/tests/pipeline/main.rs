@@ -7,7 +7,10 @@ mod common;
 mod failures;
 mod faulty;
 mod files;
+mod mtp;
 mod power;
+#[path = "../common/predicting.rs"]
+mod predicting;
 mod resume;
 mod same;
 mod weights;

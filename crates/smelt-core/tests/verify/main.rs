@@ -2,10 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod against;
+mod apart;
 #[path = "../common/mod.rs"]
 mod common;
 mod corrupt;
 mod diff;
+#[path = "../common/predicting.rs"]
+mod predicting;
 mod shards;
 mod sound;
 
@@ -86,10 +89,17 @@ fn quantized(source: &Checkpoint, options: &Options) -> Contents {
 }
 
 fn contents(folder: &Path) -> Contents {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap()))
-        .collect()
+    let mut found = Contents::new();
+    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if path.is_dir() {
+            let inside = contents(&path).into_iter();
+            found.extend(inside.map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)));
+        } else {
+            found.insert(name, fs::read(&path).unwrap());
+        }
+    }
+    found
 }
 
 fn verify(model: &Contents, against: Option<&Checkpoint>) -> Report {

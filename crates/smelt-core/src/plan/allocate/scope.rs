@@ -23,7 +23,7 @@ pub struct Scope {
     pub modules: Vec<Free>,
     /// Modules that share a format, by their places in `modules`; most are alone.
     units: Vec<Vec<usize>>,
-    /// Bytes of everything else.
+    /// Bytes of everything else in the model.
     pub fixed_bytes: u64,
     facts: Facts,
 }
@@ -47,7 +47,7 @@ impl Scope {
         let outputs: HashMap<&str, &Output> =
             layout.outputs.iter().map(|output| (output.name.as_str(), output)).collect();
         let (mut modules, mut keys, mut fixed_bytes) = (Vec::new(), Vec::new(), 0);
-        for (place, task) in plan.tasks.iter().enumerate() {
+        for (place, task) in plan.model_tasks().iter().enumerate() {
             let output = outputs.get(task.name.as_str()).copied();
             let free = output.filter(|output| is_free(output, options));
             match free.and_then(|output| Some((output, free_module(place, task, request)?))) {
