@@ -15,10 +15,8 @@ use smelt_kernels::Distortion;
 
 use crate::error::{Error, Result};
 use crate::layout::{Dropped, Role};
+pub use crate::pipeline::REPORT;
 use crate::plan::{Plan, Spec, Task, Totals};
-
-/// The file that a run leaves beside the model.
-pub const REPORT: &str = "smelt-report.json";
 
 /// The version of the report's JSON.
 pub const VERSION: u32 = 1;
@@ -96,10 +94,12 @@ pub struct TensorError {
 }
 
 impl TensorError {
-    /// Of the sums over a sample; `None` of one without weights that differ from zero.
+    /// Of the sums over a sample; `None` of one without weights that differ from zero, or with some that are
+    /// no numbers.
     pub fn of(sums: &Distortion) -> Option<Self> {
-        let relative = (sums.error / sums.energy).sqrt();
-        (sums.energy > 0.0).then(|| Self { relative_rmse: short(relative), largest: short(sums.max.into()) })
+        let (relative, largest) = ((sums.error / sums.energy).sqrt(), f64::from(sums.max));
+        let finite = relative.is_finite() && largest.is_finite();
+        finite.then(|| Self { relative_rmse: short(relative), largest: short(largest) })
     }
 }
 

@@ -10,6 +10,7 @@ mod files;
 mod power;
 mod resume;
 mod same;
+mod scribe;
 mod widths;
 
 use std::collections::BTreeMap;
