@@ -35,11 +35,13 @@ impl Observer for Recorder<'_> {
 
     fn papers(&self) -> Papers {
         let base = base_model(self.plan, self.checkpoint);
-        let report = self.report(&base);
+        let mut report = self.report(&base);
         let source = source_card(self.checkpoint);
         let sees = is_multimodal(self.checkpoint) && self.plan.tasks.iter().any(|task| task.role.is_tower());
         let origin = Origin { card: source.as_deref(), base_model: &base, multimodal: sees };
-        Papers { card: Some(card::text(&report, origin)), report: Some(report.to_json()) }
+        let card = card::text(&report, origin);
+        report.vouch_for(&card);
+        Papers { card: Some(card), report: Some(report.to_json()) }
     }
 }
 

@@ -21,6 +21,7 @@ pub mod manifest;
 mod measure;
 mod output;
 mod sample;
+pub(crate) mod seal;
 mod shard;
 mod sums;
 mod worker;

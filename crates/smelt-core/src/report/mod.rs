@@ -16,6 +16,7 @@ use smelt_kernels::Distortion;
 use crate::error::{Error, Result};
 use crate::layout::{Dropped, Role};
 pub use crate::pipeline::REPORT;
+use crate::pipeline::seal;
 use crate::plan::{Plan, Spec, Task, Totals};
 
 /// The version of the report's JSON.
@@ -46,6 +47,9 @@ pub struct Report {
     pub notes: Vec<String>,
     /// The tensors of the source that are left out, and why.
     pub dropped: Vec<Dropped>,
+    /// BLAKE3 of the model card that was written with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<String>,
     /// Sizes that other targets would have had with their predicted losses, smallest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frontier: Vec<Point>,
@@ -134,6 +138,7 @@ impl Report {
             tensors: plan.tasks.iter().zip(errors).map(|(task, error)| tensor(task, error)).collect(),
             notes: plan.notes.iter().map(ToString::to_string).collect(),
             dropped: plan.dropped.clone(),
+            card: None,
             frontier: points.map(|at| Point { bytes: at.tensor_bytes, loss: at.loss }).collect(),
         }
     }
@@ -148,14 +153,17 @@ impl Report {
         serde_json::from_slice(&bytes).map_err(|source| Error::Report { path, source })
     }
 
-    /// The text of the file.
+    /// Takes note of the card that is written with it, so that a change of it is seen.
+    pub fn vouch_for(&mut self, card: &str) {
+        self.card = Some(blake3::hash(card.as_bytes()).to_hex().to_string());
+    }
+
+    /// The text of the file, with its own hash at the end.
     ///
     /// # Panics
     /// Never: a report is data that serialises.
     pub fn to_json(&self) -> String {
-        let mut text = serde_json::to_string_pretty(self).expect("a report has string keys only");
-        text.push('\n');
-        text
+        seal::sealed(serde_json::to_string_pretty(self).expect("a report has string keys only"))
     }
 }
 

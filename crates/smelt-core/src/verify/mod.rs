@@ -132,6 +132,7 @@ impl Verify<'_> {
         if let Some(hashes) = &hashes {
             hashes.check(&model, &mut findings)?;
         }
+        hashes::check_papers(&model, &mut findings)?;
         files::check(&model, self.against, &mut findings);
         unreadable(&model, &mut findings);
         let family = self.family.or_else(|| family::of_config(model.config.as_ref()?));

@@ -6,6 +6,7 @@ mod against;
 mod common;
 mod corrupt;
 mod diff;
+mod flips;
 mod shards;
 mod sound;
 
@@ -17,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 
 use common::Model;
 use smelt_core::checkpoint::Checkpoint;
-use smelt_core::pipeline::{MANIFEST, Run, Silent};
+use smelt_core::pipeline::{MANIFEST, Observer, Run, Silent};
 use smelt_core::plan::{Memory, Options, Origin, Override, Plan, family_of};
 use smelt_core::source::{MemorySource, Source};
 use smelt_core::verify::{Check, Finding, Report, Severity, Verify};
@@ -60,20 +61,20 @@ fn made(name: &str, options: &Options) -> Made {
 }
 
 fn written(source: &Checkpoint, options: &Options) -> Contents {
+    execute(source, &planned(source, options), &Silent)
+}
+
+fn planned(source: &Checkpoint, options: &Options) -> Plan {
     let origin = Origin::family(source, family_of(source, None).unwrap(), None).unwrap();
-    let plan = Plan::new(source, origin, options).unwrap();
+    Plan::new(source, origin, options).unwrap()
+}
+
+fn execute(source: &Checkpoint, plan: &Plan, observer: &dyn Observer) -> Contents {
     let (schedule, stop) = (plan.schedule(MEMORY).unwrap(), AtomicBool::new(false));
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out");
-    let run = Run {
-        plan: &plan,
-        checkpoint: source,
-        output: &output,
-        schedule,
-        importance: None,
-        observer: &Silent,
-        stop: &stop,
-    };
+    let run =
+        Run { plan, checkpoint: source, output: &output, schedule, importance: None, observer, stop: &stop };
     run.execute().unwrap();
     contents(&output)
 }

@@ -78,10 +78,18 @@ pub(crate) fn hashed(model: &Contents) -> Contents {
         }
     }
     let manifest = json!({
-        "version": 1, "smelt": "0.1.0", "fingerprint": "", "settings": {}, "source": {},
+        "version": 1, "smelt": "0.1.0", "settings": {}, "source": {},
+        "fingerprint": hash(br#"{"settings":{},"source":{}}"#),
         "shards": shards, "tensors": tensors, "files": files,
     });
     let mut model = model.clone();
-    model.insert(MANIFEST.to_owned(), manifest.to_string().into_bytes());
+    model.insert(MANIFEST.to_owned(), sealed(&manifest));
     model
+}
+
+/// A manifest or report with the hash of itself.
+pub(crate) fn sealed(value: &Value) -> Vec<u8> {
+    let text = serde_json::to_string_pretty(value).unwrap();
+    let text = text.strip_suffix("\n}").unwrap();
+    format!("{text},\n  \"digest\": \"{}\"\n}}\n", blake3::hash(text.as_bytes()).to_hex()).into_bytes()
 }
