@@ -31,6 +31,7 @@ mod scan;
 mod sums;
 mod verdict;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -43,6 +44,7 @@ pub use verdict::{Compared, Comparison, Kind};
 
 use crate::Result;
 use crate::checkpoint::{CONFIG, Checkpoint, DType};
+use crate::layout::Layout;
 use crate::layout::family::{self, Family};
 use crate::pipeline::{Event, Observer};
 use crate::plan::Memory;
@@ -70,6 +72,8 @@ pub struct Verify<'a> {
     pub library: Option<&'a str>,
     /// The checkpoint that it was made from, to compare the weights with.
     pub against: Option<&'a Checkpoint>,
+    /// How the tensors of that checkpoint become the model's parameters, where a library and no family says it.
+    pub layout: Option<&'a Layout>,
     /// What the check may use.
     pub memory: Memory,
     /// Is told how far it is.
@@ -135,9 +139,10 @@ impl Verify<'_> {
         hashes::check_papers(&model, &mut findings)?;
         files::check(&model, self.against, &mut findings);
         unreadable(&model, &mut findings);
-        let family = self.family.or_else(|| family::of_config(model.config.as_ref()?));
+        let of_config = || family::of_config(model.config.as_ref()?);
+        let family = if self.layout.is_some() { None } else { self.family.or_else(of_config) };
         let chosen = family.and_then(|family| keys::choose(&model, family, self.library));
-        let parameters = structure(&model, chosen.as_ref(), &mut findings);
+        let parameters = self.structure(&model, chosen.as_ref(), &mut findings);
         self.tell_size(&model, &parameters);
         let crew = Crew { workers: self.workers(), stop: self.stop };
         let scan = Scan { model: &model, hashes: hashes.as_ref(), crew, observer: self.observer };
@@ -148,7 +153,7 @@ impl Verify<'_> {
         Ok(Report {
             findings,
             family: chosen.as_ref().and(family).map(|family| family.name.clone()),
-            library: chosen.map(|chosen| chosen.library),
+            library: chosen.map(|chosen| chosen.library).or_else(|| self.of_layout()),
             tensors: model.tensors.len(),
             bytes: model.bytes(),
             parameters: parameters.len(),
@@ -175,40 +180,60 @@ impl Verify<'_> {
         let Some(source) = self.against else {
             return Ok(None);
         };
-        let family = crate::plan::family_of(source, self.family.or(family))?;
-        let layout = against::layout(source, family, self.library, parameters)?;
+        let of_family = || {
+            let family = crate::plan::family_of(source, self.family.or(family))?;
+            against::layout(source, family, self.library, parameters)
+        };
+        let layout = self.layout.cloned().map_or_else(of_family, Ok)?;
         let against = Against { model, parameters, source, crew, observer: self.observer };
         against.run(layout, findings).map(Some)
+    }
+
+    /// The library that a layout was taken from.
+    fn of_layout(&self) -> Option<String> {
+        self.layout.and(self.library).map(str::to_owned)
     }
 
     fn workers(&self) -> usize {
         let room = self.memory.limit.saturating_sub(RESERVE) / against::WORKER;
         self.memory.threads.max(1).min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)
     }
+
+    /// Parameters with their formats, checked against config and family. What a layout has is compared
+    /// with the source's tensors, and not here.
+    fn structure<'m>(
+        &self,
+        model: &'m Model,
+        chosen: Option<&Chosen>,
+        findings: &mut Findings,
+    ) -> Vec<(Parameter<'m>, Option<Format>)> {
+        let parameters = model.parameters();
+        let rows = self.layout.map(rows).unwrap_or_default();
+        let row = |name: &str| chosen.and_then(|chosen| chosen.row(name)).or_else(|| rows.get(name).copied());
+        let formats = quantization::check(model, &parameters, &row, findings);
+        let parameters: Vec<_> = parameters.into_iter().zip(formats).collect();
+        match (chosen, &model.config) {
+            (Some(chosen), _) => chosen.check(model, &parameters, findings),
+            (None, Some(config)) if self.layout.is_none() => {
+                let model_type = config.model_type().unwrap_or_default();
+                let what =
+                    format!("smelt has no family for `{model_type}`, so names and shapes were not checked");
+                let advice = "give a family with `--family`, or the source with `--against` and `--discover`";
+                findings.warning(Check::Keys, CONFIG, what, advice);
+                keys::check_foreign(&parameters, findings);
+            }
+            (None, _) => {}
+        }
+        parameters
+    }
 }
 
-/// Parameters with their formats, checked against config and family.
-fn structure<'a>(
-    model: &'a Model,
-    chosen: Option<&Chosen>,
-    findings: &mut Findings,
-) -> Vec<(Parameter<'a>, Option<Format>)> {
-    let parameters = model.parameters();
-    let row = |name: &str| chosen.and_then(|chosen| chosen.row(name));
-    let formats = quantization::check(model, &parameters, &row, findings);
-    let parameters: Vec<_> = parameters.into_iter().zip(formats).collect();
-    match (chosen, &model.config) {
-        (Some(chosen), _) => chosen.check(model, &parameters, findings),
-        (None, None) => {}
-        (None, Some(config)) => {
-            let model_type = config.model_type().unwrap_or_default();
-            let what =
-                format!("smelt has no family for `{model_type}`, so names and shapes were not checked");
-            findings.warning(Check::Keys, CONFIG, what, "give a family with `--family`");
-            keys::check_foreign(&parameters, findings);
-        }
-    }
-    parameters
+/// The lengths of the rows that a layout gives the parameters.
+fn rows(layout: &Layout) -> HashMap<&str, u64> {
+    let outputs = layout.outputs.iter();
+    outputs
+        .filter_map(|output| Some((output.name.as_str(), *layout.graph.node(output.node).shape.last()?)))
+        .collect()
 }
 
 /// Tensors of types that MLX does not read.

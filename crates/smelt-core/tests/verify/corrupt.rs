@@ -4,10 +4,11 @@ use serde_json::{Value, json};
 use smelt_core::verify::Check;
 use smelt_kernels::Mode;
 
-use crate::shards::{bytes, edit_header, edit_json, hashed, header_len, place, sealed, shard_names};
+use crate::shards::{
+    INDEX, bytes, edit_header, edit_json, hashed, header_len, place, rename, sealed, shard, shard_names,
+};
 use crate::{Contents, MANIFEST, errors, has_error, in_mode, made, mixed, verify};
 
-const INDEX: &str = "model.safetensors.index.json";
 const QUERY: &str = "model.layers.1.self_attn.q_proj";
 const ROUTER: &str = "model.layers.1.mlp.gate";
 const EXPERTS: &str = "model.layers.1.mlp.switch_mlp.up_proj";
@@ -36,12 +37,6 @@ fn file<'a>(model: &'a mut Contents, name: &str) -> &'a mut Vec<u8> {
     model.get_mut(name).unwrap()
 }
 
-/// The shard that holds a tensor.
-fn shard<'a>(model: &'a mut Contents, tensor: &str) -> &'a mut Vec<u8> {
-    let name = place(model, tensor).file;
-    model.get_mut(&name).unwrap()
-}
-
 fn config(model: &mut Contents, change: impl FnOnce(&mut Value)) {
     edit_json(model, "config.json", change);
 }
@@ -51,18 +46,6 @@ fn dictionary(model: &mut Contents, change: impl Fn(&mut Value)) {
     config(model, |config| {
         change(&mut config["quantization"]);
         change(&mut config["quantization_config"]);
-    });
-}
-
-/// Gives a tensor another name, in its shard and in the index.
-fn rename(model: &mut Contents, from: &str, to: &str) {
-    edit_header(shard(model, from), |header| {
-        let entry = header.as_object_mut().unwrap().remove(from).unwrap();
-        header[to] = entry;
-    });
-    edit_json(model, INDEX, |index| {
-        let file = index["weight_map"].as_object_mut().unwrap().remove(from).unwrap();
-        index["weight_map"][to] = file;
     });
 }
 

@@ -105,6 +105,7 @@ fn verify_with(model: &Contents, against: Option<&Checkpoint>, memory: Memory) -
         family: None,
         library: None,
         against,
+        layout: None,
         memory,
         observer: &Silent,
         stop: &stop,
