@@ -280,6 +280,18 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_enum)]
     pub(crate) target: Option<LibraryArg>,
 
+    /// Use a layout that `smelt discover` wrote for the source
+    #[arg(long, value_name = "FILE", requires = "against", conflicts_with_all = ["family", "discover"])]
+    pub(crate) layout: Option<PathBuf>,
+
+    /// Ask the installed library how the source becomes the model, where smelt has no family
+    #[arg(long, requires = "against", conflicts_with = "family")]
+    pub(crate) discover: bool,
+
+    /// Python that has mlx-lm or mlx-vlm installed, for `--discover`
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub(crate) python: PathBuf,
+
     /// Tensors to list by their error, with `--against`
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(crate) show: usize,

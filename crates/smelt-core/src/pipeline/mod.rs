@@ -22,6 +22,7 @@ mod measure;
 mod outlier;
 mod output;
 mod sample;
+pub(crate) mod seal;
 mod shard;
 mod sums;
 mod weigh;
@@ -35,7 +36,7 @@ use std::thread;
 
 pub use allocated::{Allocating, Means};
 pub use claim::discard;
-pub use event::{Event, Observer, Silent};
+pub use event::{Event, Observer, Papers, Silent};
 pub use fingerprint::{Change, Fingerprint};
 pub use journal::JOURNAL;
 pub use manifest::{MANIFEST, Manifest, VERSION as MANIFEST_VERSION};
@@ -93,6 +94,9 @@ pub enum Outcome {
 
 /// The name of the model card, which the result has one of its own of.
 pub const CARD: &str = "README.md";
+
+/// The report that a run leaves beside the model.
+pub const REPORT: &str = "smelt-report.json";
 
 /// What the source's card is called beside it.
 pub const SOURCE_CARD: &str = "README.source.md";
@@ -169,7 +173,7 @@ impl Run<'_> {
         let sides = self.plan.side_files.iter().map(|file| side_name(self.plan, &file.path).to_owned());
         let apart = |name: &str| format!("{MTP_FOLDER}{name}");
         let apart = self.plan.mtp.iter().flat_map(|_| [apart(INDEX), apart(CONFIG)]);
-        let last = [INDEX, MANIFEST, CONFIG].map(str::to_owned);
+        let last = [CARD, REPORT, INDEX, MANIFEST, CONFIG].map(str::to_owned);
         shards.chain(sides).chain(apart).chain(last).collect()
     }
 
@@ -185,6 +189,7 @@ impl Run<'_> {
         // A directory with unfinished shards must not load.
         output.remove(&output.at(CONFIG)).and_then(|()| output.settle()).map_err(early)?;
         let shards = Shards::open(self.plan, output, journal, records).map_err(early)?;
+        self.tell_samples(&shards, records);
         let made = self.fill(output, &shards);
         let made = made.inspect_err(|_| drop(shards.record()));
         let recorded = shards.recorded();
@@ -214,6 +219,7 @@ impl Run<'_> {
     fn complete(&self, output: &OutputDir<'_>, sums: &Sums<'_>) -> Result<()> {
         sums.write(output)?;
         self.check_source()?;
+        self.write_papers(output)?;
         output.settle_all()?;
         output.write_last(CONFIG, self.plan.config.as_bytes())?;
         output.settle()?;
@@ -235,6 +241,13 @@ impl Run<'_> {
         Ok(())
     }
 
+    fn write_papers(&self, output: &OutputDir<'_>) -> Result<()> {
+        let Papers { card, report } = self.observer.papers();
+        let papers = [(CARD, card), (REPORT, report)];
+        let mut papers = papers.iter().filter_map(|(name, text)| Some((name, text.as_ref()?)));
+        papers.try_for_each(|(name, text)| output.write(name, text.as_bytes()))
+    }
+
     fn tell_start(&self, shards: &Shards<'_>) {
         let bytes = |task: &crate::plan::Task| task.elements() * task.dtype.bits() / 8;
         let all = self.plan.tasks.iter().map(bytes).sum();
@@ -244,6 +257,16 @@ impl Run<'_> {
         let bytes: u64 = tasks.map(|(task, _)| bytes(task)).sum();
         if shards.recorded() > 0 {
             self.observer.on(&Event::Resumed { bytes, tensors: shards.recorded(), of: done.len() });
+        }
+    }
+
+    /// Tells what the earlier run has found out of the tensors that it finished.
+    fn tell_samples(&self, shards: &Shards<'_>, records: &[Record]) {
+        let done = shards.done();
+        for (task, sample) in
+            journal::samples(records).into_iter().filter(|(task, _)| done.get(*task) == Some(&true))
+        {
+            self.observer.on(&Event::Sampled { task, distortion: sample.sums() });
         }
     }
 

@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use smelt_kernels::Distortion;
+
 use super::disk::Entry;
 use super::event::{Event, Observer};
 use super::hash::AnyOrder;
-use super::journal::{Journal, Record};
+use super::journal::{Journal, Record, Sample};
 use super::output::{OutputDir, Pending, write_error};
 use super::sums::PartSums;
 use super::weigh::{Tally, Weighed};
@@ -40,6 +42,8 @@ struct ShardFile {
 pub(super) struct OpenTask {
     pub(super) index: usize,
     parts: Vec<AnyOrder>,
+    /// How far a sample of the blocks so far is from the source.
+    sampled: Mutex<Option<Distortion>>,
     /// Elements that are not written yet.
     missing: AtomicU64,
     tally: Mutex<Tally>,
@@ -48,7 +52,17 @@ pub(super) struct OpenTask {
 impl OpenTask {
     pub(super) fn new(index: usize, task: &Task) -> Self {
         let parts = task.parts.iter().map(|part| AnyOrder::new(part.bytes)).collect();
-        Self { index, parts, missing: AtomicU64::new(task.elements()), tally: Mutex::default() }
+        let missing = AtomicU64::new(task.elements());
+        Self { index, parts, sampled: Mutex::default(), missing, tally: Mutex::default() }
+    }
+
+    /// Adds the sample of a block.
+    pub(super) fn sample(&self, sums: Distortion) {
+        *self.sampled().get_or_insert_default() += sums;
+    }
+
+    fn sampled(&self) -> MutexGuard<'_, Option<Distortion>> {
+        self.sampled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds what the weights of a block amount to.
@@ -76,12 +90,20 @@ pub(super) struct Shards<'a> {
     sound: Mutex<bool>,
 }
 
+/// A finished task that the journal does not have yet.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    task: usize,
+    sample: Option<Sample>,
+}
+
 /// Finished tensors.
 #[derive(Debug)]
 struct Finished {
     sums: PartSums,
-    /// Tasks that the journal does not have yet, and their bytes.
-    waiting: Vec<usize>,
+    /// Tasks that the journal does not have yet.
+    waiting: Vec<Waiting>,
+    /// Their bytes.
     bytes: u64,
     since: Instant,
     recorded: usize,
@@ -252,21 +274,22 @@ impl Finished {
             self.since = Instant::now();
         }
         self.sums.set(open.index, open.parts.iter().map(AnyOrder::finish), open.weighed(task));
-        self.waiting.push(open.index);
+        let sample = open.sampled().as_ref().and_then(Sample::of);
+        self.waiting.push(Waiting { task: open.index, sample });
         self.bytes += task.bytes();
         self.bytes >= most || self.since.elapsed() >= GROUP_TIME
     }
 
     fn take(&mut self) -> (Vec<usize>, Vec<Record>) {
-        let tasks = std::mem::take(&mut self.waiting);
+        let waiting = std::mem::take(&mut self.waiting);
         self.bytes = 0;
-        let hex = |&task: &usize| self.sums.of(task).iter().map(|hash| hash.to_hex().to_string());
-        let record = |task: &usize| {
-            let weighed = self.sums.weighed()[*task];
-            Record::Done { task: *task, parts: hex(task).collect(), weighed }
+        let hex = |task: usize| self.sums.of(task).iter().map(|hash| hash.to_hex().to_string());
+        let done = |&Waiting { task, sample }: &_| {
+            let weighed = self.sums.weighed()[task];
+            Record::Done { task, parts: hex(task).collect(), weighed, sample }
         };
-        let records = tasks.iter().map(record).collect();
-        (tasks, records)
+        let records = waiting.iter().map(done).collect();
+        (waiting.into_iter().map(|waiting| waiting.task).collect(), records)
     }
 }
 
@@ -275,7 +298,7 @@ fn recorded(plan: &Plan, records: &[Record]) -> PartSums {
     let mut sums = PartSums::new(plan);
     for record in records {
         match record {
-            Record::Done { task, parts, weighed } if *task < plan.tasks.len() => {
+            Record::Done { task, parts, weighed, .. } if *task < plan.tasks.len() => {
                 let hashes: Result<Vec<_>, _> = parts.iter().map(blake3::Hash::from_hex).collect();
                 sums.set(*task, hashes.unwrap_or_default().into_iter(), *weighed);
             }

@@ -215,6 +215,7 @@ impl Worker<'_> {
         let dtype = task.dtype.float().expect("the plan quantizes floats only");
         let at = Place { offset: block.offset, len: block.len };
         let distortion = sampled((format, dtype), at, &self.block, &stored);
+        open.sample(distortion);
         self.shared.observer.on(&Event::Sampled { task: open.index, distortion });
         let mut rest = &stored[..];
         for (part, each) in [sizes.codes, sizes.scales, sizes.biases].into_iter().enumerate() {

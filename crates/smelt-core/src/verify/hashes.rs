@@ -6,7 +6,8 @@
 //! files    config, index, side files -> BLAKE3 of the whole
 //! ```
 //!
-//! Together they cover every byte of the model but their own, so that one bit that a disk or a download
+//! Together they cover every byte of the model, the file itself by the hash at its end. The report, which
+//! is another in each run, has such a hash too and covers the model card. So one bit that a disk or a download
 //! turned is found, wherever it is.
 
 use blake3::Hasher;
@@ -15,7 +16,8 @@ use super::finding::{Check, Findings};
 use super::model::{Model, in_full};
 use crate::Result;
 use crate::checkpoint::Shard;
-use crate::pipeline::{MANIFEST, MANIFEST_VERSION, Manifest};
+use crate::pipeline::manifest::BROKEN;
+use crate::pipeline::{CARD, MANIFEST, MANIFEST_VERSION, Manifest, REPORT, seal};
 use crate::plan::MTP_FOLDER;
 
 /// Files are hashed in pieces of this size.
@@ -31,10 +33,10 @@ impl Hashes {
     /// Reads them, if the model has them.
     pub(super) fn read(model: &Model, findings: &mut Findings) -> Option<Self> {
         let bytes = model.read_file(MANIFEST)?;
-        let parse =
-            |bytes: Vec<u8>| serde_json::from_slice::<Manifest>(&bytes).map_err(|error| error.to_string());
-        match bytes.map_err(|error| in_full(&error)).and_then(parse) {
-            Err(why) => findings.error(Check::Hashes, MANIFEST, format!("it can't be read: {why}"), AGAIN),
+        match bytes.map_err(|error| in_full(&error)).and_then(|bytes| parse(&bytes)) {
+            Err(why) => {
+                findings.error(Check::Hashes, MANIFEST, format!("it can't be relied on: {why}"), AGAIN)
+            }
             Ok(manifest) if manifest.version != MANIFEST_VERSION => {
                 let what =
                     format!("it has version {}, this smelt knows {MANIFEST_VERSION}", manifest.version);
@@ -110,6 +112,45 @@ impl Hashes {
             findings.error(Check::Hashes, &tensor.name, "the tensor is there, and was not written", AGAIN);
         }
     }
+}
+
+fn parse(bytes: &[u8]) -> std::result::Result<Manifest, String> {
+    let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if manifest.version != MANIFEST_VERSION {
+        return Ok(manifest);
+    }
+    if !seal::is_whole(bytes) {
+        return Err(BROKEN.to_owned());
+    }
+    if manifest.fingerprint != manifest.made_of.digest().to_hex().as_str() {
+        return Err("its `fingerprint` is not that of its `settings` and `source`".to_owned());
+    }
+    Ok(manifest)
+}
+
+/// What a report says of the card.
+#[derive(serde::Deserialize)]
+struct Vouched {
+    card: Option<String>,
+}
+
+/// Checks report and card of a model that smelt wrote.
+pub(super) fn check_papers(model: &Model, findings: &mut Findings) -> Result<()> {
+    let Some(bytes) = model.read_file(REPORT) else { return Ok(()) };
+    let whole = bytes.ok().filter(|bytes| seal::is_whole(bytes));
+    let Some(said) = whole.and_then(|bytes| serde_json::from_slice::<Vouched>(&bytes).ok()) else {
+        let what = format!("it can't be relied on: {BROKEN}");
+        let advice = "download it again, or remove it: no loader needs it";
+        findings.error(Check::Hashes, REPORT, what, advice);
+        return Ok(());
+    };
+    let Some(expected) = said.card else { return Ok(()) };
+    let found = model.file(CARD).map(|file| hash(model, CARD, file.size)).transpose()?;
+    if found.is_none_or(|found| found != expected) {
+        let what = "the model card is not the one that was written with the model";
+        findings.warning(Check::Hashes, CARD, what, "if you changed it yourself, all is well");
+    }
+    Ok(())
 }
 
 /// The hash of the first `size` bytes of a file.

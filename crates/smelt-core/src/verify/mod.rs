@@ -32,6 +32,7 @@ mod scan;
 mod sums;
 mod verdict;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -44,6 +45,7 @@ pub use verdict::{Compared, Comparison, Kind};
 
 use crate::Result;
 use crate::checkpoint::{CONFIG, Checkpoint, DType};
+use crate::layout::Layout;
 use crate::layout::family::{self, Family};
 use crate::pipeline::{Event, Observer};
 use crate::plan::Memory;
@@ -71,6 +73,8 @@ pub struct Verify<'a> {
     pub library: Option<&'a str>,
     /// The checkpoint that it was made from, to compare the weights with.
     pub against: Option<&'a Checkpoint>,
+    /// How the tensors of that checkpoint become the model's parameters, where a library and no family says it.
+    pub layout: Option<&'a Layout>,
     /// What the check may use.
     pub memory: Memory,
     /// Is told how far it is.
@@ -134,11 +138,13 @@ impl Verify<'_> {
         if let Some(hashes) = &hashes {
             hashes.check(&model, apart.as_ref(), &mut findings)?;
         }
+        hashes::check_papers(&model, &mut findings)?;
         files::check(&model, self.against, &mut findings);
         unreadable(&model, &mut findings);
-        let family = self.family.or_else(|| family::of_config(model.config.as_ref()?));
+        let of_config = || family::of_config(model.config.as_ref()?);
+        let family = if self.layout.is_some() { None } else { self.family.or_else(of_config) };
         let chosen = family.and_then(|family| keys::choose(&model, family, self.library));
-        let parameters = structure(&model, chosen.as_ref(), &mut findings);
+        let parameters = self.structure(&model, chosen.as_ref(), &mut findings);
         let mut sides = vec![(&model, parameters)];
         sides.extend(apart.iter().map(|apart| (apart, apart::parameters(apart, &mut findings))));
         self.tell_size(&sides);
@@ -153,7 +159,7 @@ impl Verify<'_> {
         Ok(Report {
             findings,
             family: chosen.as_ref().and(family).map(|family| family.name.clone()),
-            library: chosen.map(|chosen| chosen.library),
+            library: chosen.map(|chosen| chosen.library).or_else(|| self.of_layout()),
             tensors: sides.iter().map(|(model, _)| model.tensors.len()).sum(),
             bytes: sides.iter().map(|(model, _)| model.bytes()).sum(),
             parameters: sides.iter().map(|(_, parameters)| parameters.len()).sum(),
@@ -181,9 +187,13 @@ impl Verify<'_> {
         let Some(source) = self.against else {
             return Ok(None);
         };
-        let family = crate::plan::family_of(source, self.family.or(family))?;
-        let layout = against::layout(source, family, self.library, &sides[0].1)?;
-        let layouts = if sides.len() > 1 { against::parted(source, family, layout)? } else { vec![layout] };
+        let family = || crate::plan::family_of(source, self.family.or(family));
+        let layout = match self.layout {
+            Some(layout) => layout.clone(),
+            None => against::layout(source, family()?, self.library, &sides[0].1)?,
+        };
+        let layouts =
+            if sides.len() > 1 { against::parted(source, family()?, layout)? } else { vec![layout] };
         let mut comparison = Comparison::default();
         for ((model, parameters), layout) in sides.iter().zip(layouts) {
             let against = Against { model, parameters, source, crew, observer: self.observer };
@@ -194,37 +204,54 @@ impl Verify<'_> {
         Ok(Some(comparison))
     }
 
+    /// The library that a layout was taken from.
+    fn of_layout(&self) -> Option<String> {
+        self.layout.and(self.library).map(str::to_owned)
+    }
+
     fn workers(&self) -> usize {
         let room = self.memory.limit.saturating_sub(RESERVE) / against::WORKER;
         self.memory.threads.max(1).min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)
+    }
+
+    /// Parameters with their formats, checked against config and family. What a layout has is compared
+    /// with the source's tensors, and not here.
+    fn structure<'m>(
+        &self,
+        model: &'m Model,
+        chosen: Option<&Chosen>,
+        findings: &mut Findings,
+    ) -> Vec<(Parameter<'m>, Option<Format>)> {
+        let parameters = model.parameters();
+        let rows = self.layout.map(rows).unwrap_or_default();
+        let row = |name: &str| chosen.and_then(|chosen| chosen.row(name)).or_else(|| rows.get(name).copied());
+        let formats = quantization::check(model, &parameters, &row, findings);
+        let parameters: Vec<_> = parameters.into_iter().zip(formats).collect();
+        match (chosen, &model.config) {
+            (Some(chosen), _) => chosen.check(model, &parameters, findings),
+            (None, Some(config)) if self.layout.is_none() => {
+                let model_type = config.model_type().unwrap_or_default();
+                let what =
+                    format!("smelt has no family for `{model_type}`, so names and shapes were not checked");
+                let advice = "give a family with `--family`, or the source with `--against` and `--discover`";
+                findings.warning(Check::Keys, CONFIG, what, advice);
+                keys::check_foreign(&parameters, findings);
+            }
+            (None, _) => {}
+        }
+        parameters
     }
 }
 
 /// The model, or what lies apart from it, with its parameters and their formats.
 type Side<'a> = (&'a Model, Vec<(Parameter<'a>, Option<Format>)>);
 
-/// Parameters with their formats, checked against config and family.
-fn structure<'a>(
-    model: &'a Model,
-    chosen: Option<&Chosen>,
-    findings: &mut Findings,
-) -> Vec<(Parameter<'a>, Option<Format>)> {
-    let parameters = model.parameters();
-    let row = |name: &str| chosen.and_then(|chosen| chosen.row(name));
-    let formats = quantization::check(model, &parameters, &row, findings);
-    let parameters: Vec<_> = parameters.into_iter().zip(formats).collect();
-    match (chosen, &model.config) {
-        (Some(chosen), _) => chosen.check(model, &parameters, findings),
-        (None, None) => {}
-        (None, Some(config)) => {
-            let model_type = config.model_type().unwrap_or_default();
-            let what =
-                format!("smelt has no family for `{model_type}`, so names and shapes were not checked");
-            findings.warning(Check::Keys, CONFIG, what, "give a family with `--family`");
-            keys::check_foreign(&parameters, findings);
-        }
-    }
-    parameters
+/// The lengths of the rows that a layout gives the parameters.
+fn rows(layout: &Layout) -> HashMap<&str, u64> {
+    let outputs = layout.outputs.iter();
+    outputs
+        .filter_map(|output| Some((output.name.as_str(), *layout.graph.node(output.node).shape.last()?)))
+        .collect()
 }
 
 /// Tensors of types that MLX does not read.

@@ -13,6 +13,7 @@ mod power;
 mod predicting;
 mod resume;
 mod same;
+mod scribe;
 mod weights;
 mod widths;
 

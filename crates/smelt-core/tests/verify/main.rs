@@ -7,6 +7,7 @@ mod apart;
 mod common;
 mod corrupt;
 mod diff;
+mod flips;
 #[path = "../common/predicting.rs"]
 mod predicting;
 mod shards;
@@ -20,7 +21,7 @@ use std::sync::atomic::AtomicBool;
 
 use common::Model;
 use smelt_core::checkpoint::Checkpoint;
-use smelt_core::pipeline::{MANIFEST, Run, Silent};
+use smelt_core::pipeline::{MANIFEST, Observer, Run, Silent};
 use smelt_core::plan::{Memory, Options, Origin, Override, Plan, family_of};
 use smelt_core::source::{MemorySource, Source};
 use smelt_core::verify::{Check, Finding, Report, Severity, Verify};
@@ -63,20 +64,20 @@ fn made(name: &str, options: &Options) -> Made {
 }
 
 fn written(source: &Checkpoint, options: &Options) -> Contents {
+    execute(source, &planned(source, options), &Silent)
+}
+
+fn planned(source: &Checkpoint, options: &Options) -> Plan {
     let origin = Origin::family(source, family_of(source, None).unwrap(), None).unwrap();
-    let plan = Plan::new(source, origin, options).unwrap();
+    Plan::new(source, origin, options).unwrap()
+}
+
+fn execute(source: &Checkpoint, plan: &Plan, observer: &dyn Observer) -> Contents {
     let (schedule, stop) = (plan.schedule(MEMORY).unwrap(), AtomicBool::new(false));
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out");
-    let run = Run {
-        plan: &plan,
-        checkpoint: source,
-        output: &output,
-        schedule,
-        importance: None,
-        observer: &Silent,
-        stop: &stop,
-    };
+    let run =
+        Run { plan, checkpoint: source, output: &output, schedule, importance: None, observer, stop: &stop };
     run.execute().unwrap();
     contents(&output)
 }
@@ -114,6 +115,7 @@ fn verify_with(model: &Contents, against: Option<&Checkpoint>, memory: Memory) -
         family: None,
         library: None,
         against,
+        layout: None,
         memory,
         observer: &Silent,
         stop: &stop,
