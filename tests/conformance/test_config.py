@@ -46,7 +46,8 @@ def bases(model: Any) -> set[float]:
     """What the library took for the base of rotary positions, wherever its model keeps it."""
     holders = [model, getattr(model, "language_model", None)]
     configs = [getattr(holder, name, None) for holder in holders for name in ("args", "config")]
-    return {config.rope_theta for config in configs if hasattr(config, "rope_theta")}
+    keys = ("rope_theta", "rope_global_base_freq")
+    return {getattr(config, key) for config in configs for key in keys if hasattr(config, key)}
 
 
 @pytest.mark.parametrize("name", ["mlx-lm", "mlx-vlm"])

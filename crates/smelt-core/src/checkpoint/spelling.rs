@@ -15,7 +15,12 @@ use super::json::JsonText;
 const BY_KIND: [(&[&str], &[(&str, &str)]); 4] = [
     (
         &["gemma3", "gemma3_text", "gemma3n", "gemma3n_text"],
-        &[("full_attention", "rope_theta"), ("sliding_attention", "rope_local_base_freq")],
+        // mlx-vlm has a word of its own for the first.
+        &[
+            ("full_attention", "rope_theta"),
+            ("full_attention", "rope_global_base_freq"),
+            ("sliding_attention", "rope_local_base_freq"),
+        ],
     ),
     (&["olmo3"], &[("full_attention", "rope_theta")]),
     (&["modernbert"], &[("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta")]),
