@@ -466,6 +466,26 @@ pub enum Error {
         /// Those that it describes.
         known: Vec<String>,
     },
+    /// A config that lacks what the library that is to load the result can't do without.
+    #[error(
+        "{library} {version} does not load a model of type `{model_type}` whose config.json has no {}{}; take the \
+         config.json that the model was published with, or add {}",
+        listed(.keys),
+        .writer.as_deref().map_or_else(String::new, |writer| format!(" (transformers {writer} wrote this one)")),
+        if .keys.len() == 1 { "the key" } else { "the keys" }
+    )]
+    ConfigKeys {
+        /// The library.
+        library: String,
+        /// Its version of which that is known.
+        version: String,
+        /// The model type.
+        model_type: String,
+        /// The keys that lack.
+        keys: Vec<String>,
+        /// The version of transformers that wrote the config, if it says so.
+        writer: Option<String>,
+    },
     /// A layout that was discovered on another checkpoint.
     #[error(
         "the layout was discovered on another checkpoint: config or headers differ; run `smelt discover` again"
@@ -718,6 +738,15 @@ fn list(out: &mut fmt::Formatter<'_>, all: &[impl fmt::Display]) -> fmt::Result 
     match all.len().checked_sub(SHOWN) {
         None | Some(0) => Ok(()),
         Some(more) => write!(out, "\n  and {more} more"),
+    }
+}
+
+/// `a`, `b` and `c`.
+fn listed(all: &[String]) -> String {
+    let quoted: Vec<String> = all.iter().map(|one| format!("`{one}`")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => quoted.concat(),
     }
 }
 

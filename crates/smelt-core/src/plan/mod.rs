@@ -9,6 +9,7 @@ pub mod blocks;
 mod choose;
 mod config;
 mod importance;
+mod keys;
 pub mod measures;
 mod memory;
 mod method;
@@ -272,10 +273,12 @@ impl Origin {
     ///
     /// # Errors
     /// [`Error::Layout`] with everything that does not fit, [`Error::Target`] if the family does not
-    /// describe the model of the library that is to load the result.
+    /// describe the model of the library that is to load the result, [`Error::ConfigKeys`] if that library
+    /// loads no model with such a config.
     pub fn family(checkpoint: &Checkpoint, family: &Family, target: Option<&str>) -> Result<Self> {
         checkpoint.check_storage()?;
         let target = target_of(checkpoint, family, target)?;
+        keys::check(checkpoint.config(), target)?;
         let layout = family
             .layout(checkpoint.config(), checkpoint, target)
             .map_err(|problems| Error::Layout { family: family.name.clone(), problems: problems.into() })?;
