@@ -26,6 +26,13 @@ const LEAST: f32 = 1e-7;
 /// How many times the median of its like is too much; so is one part of it too little.
 const FACTOR: f32 = 1000.0;
 
+/// A share of zeros above this, as a hole in a file makes, where most of its like have fewer than
+/// [`FEW_ZEROS`]. Pruned models have as many everywhere.
+const MANY_ZEROS: f32 = 0.5;
+
+/// The share of zeros that rounding alone may make.
+const FEW_ZEROS: f32 = 0.25;
+
 /// Fewer parameters than this have no median to speak of.
 const FEWEST: usize = 3;
 
@@ -52,13 +59,30 @@ pub enum Measure {
     Largest,
     /// Root of the mean square.
     Rms,
+    /// The share of weights that are 0.
+    Zeros,
 }
 
 impl Measure {
-    fn of(self, weighed: &Weighed) -> f32 {
+    fn of(self, task: &Task, weighed: &Weighed) -> f32 {
         match self {
             Self::Largest => weighed.largest,
             Self::Rms => weighed.rms,
+            // Norms and biases may be anything.
+            Self::Zeros if task.shape.len() < 2 => 0.0,
+            Self::Zeros => (weighed.zeros as f64 / task.elements().max(1) as f64) as f32,
+        }
+    }
+
+    /// Whether a value is far from what its like have.
+    fn is_far(self, value: f32, usual: f32) -> bool {
+        match self {
+            Self::Largest | Self::Rms => {
+                let far = value > usual * FACTOR || value < usual / FACTOR;
+                // A bias of zeros is one that was never needed.
+                far && value > 0.0 && usual > 0.0
+            }
+            Self::Zeros => value > MANY_ZEROS && usual < FEW_ZEROS,
         }
     }
 }
@@ -68,6 +92,7 @@ impl fmt::Display for Measure {
         out.write_str(match self {
             Self::Largest => "largest weight",
             Self::Rms => "RMS",
+            Self::Zeros => "share of zeros",
         })
     }
 }
@@ -127,7 +152,7 @@ fn beyond_bounds(task: &Task, weighed: &Weighed) -> Option<Outlier> {
     let outlier = |measure: Measure, usual| Outlier {
         tensor: task.name.clone(),
         measure,
-        value: measure.of(weighed),
+        value: measure.of(task, weighed),
         usual,
         siblings: None,
     };
@@ -147,13 +172,16 @@ fn unlike<'a>(
     plan: &'a Plan,
     group: &'a [(usize, Weighed)],
 ) -> impl Iterator<Item = (usize, Outlier)> + use<'a> {
-    let of = |measure: Measure| (measure, median(group.iter().map(|(_, weighed)| measure.of(weighed))));
-    let medians = [Measure::Rms, Measure::Largest].map(of);
+    let of = |measure: Measure| {
+        let all = group.iter().map(|(index, weighed)| measure.of(&plan.tasks[*index], weighed));
+        (measure, median(all))
+    };
+    let medians = [Measure::Rms, Measure::Largest, Measure::Zeros].map(of);
     group.iter().filter_map(move |(index, weighed)| {
-        let far = |value: f32, usual: f32| value > usual * FACTOR || (value > 0.0 && value < usual / FACTOR);
-        let (measure, usual) =
-            medians.into_iter().find(|(measure, usual)| *usual > 0.0 && far(measure.of(weighed), *usual))?;
-        let (tensor, value) = (plan.tasks[*index].name.clone(), measure.of(weighed));
+        let task = &plan.tasks[*index];
+        let unlike = |(measure, usual): &(Measure, f32)| measure.is_far(measure.of(task, weighed), *usual);
+        let (measure, usual) = medians.into_iter().find(unlike)?;
+        let (tensor, value) = (task.name.clone(), measure.of(task, weighed));
         Some((*index, Outlier { tensor, measure, value, usual, siblings: Some(group.len()) }))
     })
 }

@@ -133,6 +133,10 @@ fn a_layer_unlike_the_others_is_told() {
         "model.layers.2.self_attn.q_proj.weight" => times(-11, data),
         "model.layers.0.self_attn.k_proj.weight" => times(20, data),
         "model.layers.3.self_attn.o_proj.weight" => data.fill(0),
+        "model.layers.1.mlp.up_proj.weight" => {
+            let hole = data.len() * 5 / 8;
+            data[..hole].fill(0);
+        }
         _ => {}
     };
     let (checkpoint, plan) = made(llama(change), &Options::default());
@@ -145,6 +149,7 @@ fn a_layer_unlike_the_others_is_told() {
         [
             ("0.self_attn.k_proj.weight", Measure::Rms, false),
             ("1.mlp.down_proj.weight", Measure::Rms, false),
+            ("1.mlp.up_proj.weight", Measure::Zeros, true),
             ("2.self_attn.q_proj.weight", Measure::Rms, true),
             ("3.self_attn.o_proj.weight", Measure::Rms, false),
         ]

@@ -36,6 +36,9 @@ pub(super) struct Weights {
 pub(super) const METHODS: [&str; 9] =
     ["awq", "compressed-tensors", "fbgemm_fp8", "fp8", "gptq", "modelopt", "modelopt_fp4", "mxfp4", "mxfp8"];
 
+/// A larger block or group is as good as this one: no weight has as many rows or columns.
+const LARGEST: u64 = 1 << 32;
+
 const PLACES: [&str; 4] =
     ["quantization_config", "text_config.quantization_config", "compression_config", "quantization"];
 
@@ -111,7 +114,9 @@ fn of_groups(block: &Value) -> impl Iterator<Item = &Value> {
 
 /// Rows and columns, where they are a list of two.
 fn size(value: Option<&Value>) -> Option<(u64, u64)> {
-    let side = |at: usize| value?.as_array()?.get(at)?.as_u64().filter(|&size| size > 0);
+    let side = |at: usize| {
+        value?.as_array()?.get(at)?.as_u64().filter(|&size| size > 0).map(|size| size.min(LARGEST))
+    };
     side(0).zip(side(1))
 }
 
@@ -140,7 +145,9 @@ fn one(block: &Value) -> Weights {
     let flag = |name: &str| block.get(name).and_then(Value::as_bool);
     Weights {
         bits: number(["num_bits", "bits"]),
-        group_size: number(["group_size", "q_group_size"]).filter(|&size| size > 0),
+        group_size: number(["group_size", "q_group_size"])
+            .filter(|&size| size > 0)
+            .map(|size| size.min(LARGEST)),
         symmetric: flag("symmetric").or_else(|| flag("sym")).or_else(|| flag("zero_point").map(|zero| !zero)),
     }
 }

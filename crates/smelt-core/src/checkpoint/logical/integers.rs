@@ -19,13 +19,16 @@ impl Packed<'_> {
         let Some(float) = scale.1.dtype.float() else {
             return Err(self.dtype(scale.1, "F32, BF16 or F16"));
         };
+        if self.tensor.shape.len() < 2 {
+            return Err(self.unknown("packed integers without rows".to_owned()));
+        }
         let each = 32 / bits;
         let mut shape = self.tensor.shape.to_vec();
         let words = shape.last().copied().unwrap_or(0);
         let groups = scale.1.shape.last().copied().unwrap_or(1);
         let group = self.declared.group_size().filter(|_| groups > 1);
         // With groups the row is as long as they are; the last word may be filled up.
-        let cols = group.map_or(words * each, |group| groups * group);
+        let cols = group.map_or(words * each, |group| groups.saturating_mul(group));
         if cols.div_ceil(each) != words {
             let found = format!("{words} words of {each} codes a row with {groups} scales");
             return Err(self.config(scale.1, found, format!("groups of {}", group.unwrap_or(0))));

@@ -28,6 +28,7 @@ pub(super) type Rule<T> = Result<T, StorageProblem>;
 pub(super) fn packed(declared: &Declared, stored: &Stored<'_>, id: StoredId, tensor: &StoredTensor) -> Found {
     let codes = Packed { declared, stored, id, tensor };
     let made = match (tensor.dtype, codes.ending()) {
+        _ if !is_countable(&tensor.shape) => return Found::Nothing,
         (DType::U8, Ending::Blocks) => codes.blocks(),
         (DType::U8 | DType::I32, Ending::WeightPacked) => codes.compressed(),
         (DType::I32, Ending::QWeight) => codes.qweight(),
@@ -42,9 +43,20 @@ pub(super) fn packed(declared: &Declared, stored: &Stored<'_>, id: StoredId, ten
         _ => return Found::Nothing,
     };
     match made {
+        Ok(logical) if logical.shape.contains(&0) => {
+            Found::Problem(Box::new(codes.unknown("without a single weight".to_owned())))
+        }
         Ok(logical) => Found::Tensor(Box::new(logical)),
         Err(problem) => Found::Problem(Box::new(problem)),
     }
+}
+
+/// Elements beyond which sums over a shape may not fit 64 bits. Only a tensor without any may say more.
+const COUNTABLE: u64 = 1 << 48;
+
+fn is_countable(shape: &[u64]) -> bool {
+    let sides = shape.iter().filter(|&&side| side > 0);
+    sides.fold(1u64, |all, &side| all.saturating_mul(side)) <= COUNTABLE
 }
 
 /// `BitNet`: three values, four to a byte, and one scale. MLX's model takes both as they are.
