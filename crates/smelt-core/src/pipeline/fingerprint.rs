@@ -156,6 +156,7 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
         tasks,
         shards,
         dropped: _, // Follows from what is there and what is used.
+        rules: _,   // What they decided is in the tasks.
         notes: _,
         config,
         side_files,

@@ -1,11 +1,13 @@
 //! Which format each parameter gets.
 //!
-//! In order of strength: an override of the user, the format of the towers (what sees or hears stays
-//! as it is unless asked), what an allocation or a recipe chose for the module alone, the family's own
-//! format for it (a router at 8 bits, as the library's `quant_predicate` says), the format of the run.
+//! In order of strength: an override of the user, a rule of a recipe file, the model that is copied,
+//! the format of the towers (what sees or hears stays as it is unless asked), what an allocation or a
+//! recipe of mlx-lm chose for the module alone, the family's own format for it (a router at 8 bits, as the
+//! library's `quant_predicate` says), the format of the run.
 
-use smelt_kernels::{Float, Format};
+use smelt_kernels::{Float, Format, Mode};
 
+use super::rules::{RuleEffect, Ruling, Tally, Verdict};
 use super::transcode::{Moved, Not, Transcode, moved};
 use super::{Note, Options, Part, Spec, Task};
 use crate::checkpoint::{Checkpoint, DType, Storage};
@@ -21,6 +23,16 @@ pub enum Choice {
     Quantize(Format),
 }
 
+impl Choice {
+    /// The format; `None` for what stays as it is.
+    pub const fn format(self) -> Option<Format> {
+        match self {
+            Self::Keep => None,
+            Self::Quantize(format) => Some(format),
+        }
+    }
+}
+
 /// Refuses a checkpoint whose weights can't be read as floats, or that MLX quantized already.
 pub(super) fn refuse_packed(checkpoint: &Checkpoint, options: &Options) -> Result<()> {
     checkpoint.check_storage()?;
@@ -32,60 +44,68 @@ pub(super) fn refuse_packed(checkpoint: &Checkpoint, options: &Options) -> Resul
     }
 }
 
-/// One task for each parameter, without its place in a file.
+/// One task for each parameter, without its place in a file, and what the rules came to.
 pub(super) fn tasks(
     checkpoint: &Checkpoint,
     layout: &mut Layout,
     options: &Options,
     notes: &mut Vec<Note>,
-) -> Result<Vec<Task>> {
-    let mut hits = vec![false; options.overrides.len()];
+) -> Result<(Vec<Task>, Vec<RuleEffect>)> {
+    let ruling = Ruling::new(options, &layout.outputs);
+    let mut tally = Tally::new(&ruling);
     let mut tasks = Vec::with_capacity(layout.outputs.len());
+    let mut modules: Vec<(&Output, Verdict)> = Vec::new();
     for output in &layout.outputs {
-        let choice = output.module.map_or(Choice::Keep, |module| choose(output, module, options, &mut hits));
+        let Some(module) = output.module else {
+            tasks.push(task(&mut layout.graph, output, Choice::Keep, options, notes)?);
+            continue;
+        };
+        let verdict = ruling.of(output);
+        let choice = verdict.choice().unwrap_or_else(|| choose(output, module, options));
         let given = if options.transcode == Transcode::Auto { Some(checkpoint) } else { None };
-        let moved = transcoded(given, &mut layout.graph, output, choice, options, notes);
-        tasks.push(match moved {
+        let task = match transcoded(given, &mut layout.graph, output, choice, options, notes) {
             Some((format, moved)) => {
                 Task { moved: Some(moved), ..task(&mut layout.graph, output, format, options, notes)? }
             }
             None => task(&mut layout.graph, output, choice, options, notes)?,
-        });
+        };
+        let free = is_free(output, &verdict, options);
+        if free {
+            ruling.check_bounds(output.module_path(), &verdict)?;
+        }
+        tally.count(&verdict, free, task.bytes());
+        tasks.push(task);
+        modules.push((output, verdict));
     }
-    let unused = options.overrides.iter().zip(hits).filter(|(_, hit)| !hit);
-    notes.extend(unused.map(|(rule, _)| Note::OverrideUnused { text: rule.to_string() }));
+    let (effects, unused) = tally.finish();
+    notes.extend(unused);
+    if let Some(like) = &options.like {
+        notes.extend(like.notes(modules.iter().map(|(output, verdict)| (*output, verdict))));
+    }
     match notes.iter().find(|note| note.is_fallback()) {
         Some(note) if options.strict => Err(Error::Strict { note: note.to_string() }),
-        _ => Ok(tasks),
+        _ => Ok((tasks, effects)),
     }
 }
 
-fn choose(output: &Output, module: Module, options: &Options, hits: &mut [bool]) -> Choice {
-    let path = path(output);
-    let mut choice = match options.format {
+/// What happens with a module that no rule decides about.
+fn choose(output: &Output, module: Module, options: &Options) -> Choice {
+    match options.format {
         None => Choice::Keep,
         Some(_) if output.role.is_tower() => options.towers.map_or(Choice::Keep, Choice::Quantize),
-        Some(format) => match (options.widths.get(path), module.own) {
+        Some(format) => match (options.widths.get(output.module_path()), module.own) {
             (Some(width), _) => Choice::Quantize(width),
             (None, Own::Run) => Choice::Quantize(format),
             (None, Own::Format(own)) => Choice::Quantize(own),
             (None, Own::Keep) => Choice::Keep,
         },
-    };
-    for (rule, hit) in options.overrides.iter().zip(hits) {
-        if rule.pattern.is_match(path) {
-            *hit = true;
-            choice = rule.format.map_or(Choice::Keep, Choice::Quantize);
-        }
     }
-    choice
 }
 
 /// Whether nothing but the format of the run decides about a parameter, so that an allocation may.
-pub(super) fn is_free(output: &Output, options: &Options) -> bool {
+pub(super) fn is_free(output: &Output, verdict: &Verdict, options: &Options) -> bool {
     let free = output.module.is_some_and(|module| module.own == Own::Run) && !output.role.is_tower();
-    let overridden = || options.overrides.iter().any(|rule| rule.pattern.is_match(path(output)));
-    options.format.is_some() && free && !overridden()
+    options.format.is_some() && free && verdict.choice().is_none()
 }
 
 /// Bytes of a weight of this shape in a format: codes, scales and biases.
@@ -93,11 +113,6 @@ pub(super) fn stored_bytes(shape: &[u64], dtype: Float, format: Format) -> u64 {
     let groups = shape.iter().product::<u64>() / format.group_size() as u64;
     let scales = format.scale_bytes(dtype) * if format.has_biases() { 2 } else { 1 };
     groups * (format.code_bytes() + scales) as u64
-}
-
-/// The path of a parameter's module.
-fn path(output: &Output) -> &str {
-    output.name.strip_suffix(".weight").unwrap_or(&output.name)
 }
 
 /// The format in which the bits of a parameter are moved, if they are.
@@ -112,10 +127,9 @@ fn transcoded(
     let (Some(checkpoint), Choice::Quantize(asked)) = (checkpoint, choice) else {
         return None;
     };
-    let cast = options.dtype.filter(|dtype| output.cast && *dtype != graph.node(output.node).dtype);
-    let module = output.name.strip_suffix(".weight").unwrap_or(&output.name).to_owned();
+    let module = output.module_path().to_owned();
     let why = match moved(checkpoint, graph, output.node, asked) {
-        Ok((native, _)) if native.format.has_biases() && cast.is_some() => {
+        Ok((native, _)) if native.format.has_biases() && is_cast(graph, output, options) => {
             "scales of another dtype are asked for"
         }
         Ok((native, moved)) => {
@@ -130,6 +144,24 @@ fn transcoded(
     };
     notes.push(Note::NotMoved { module, why: why.to_owned() });
     None
+}
+
+/// Whether the dtype that is asked for is another one than the parameter's.
+fn is_cast(graph: &Graph, output: &Output, options: &Options) -> bool {
+    options.dtype.is_some_and(|dtype| output.cast && dtype != graph.node(output.node).dtype)
+}
+
+/// The format in which the bits of a parameter are moved wherever as many bits are asked for as it has.
+pub(super) fn native(
+    checkpoint: &Checkpoint,
+    graph: &mut Graph,
+    output: &Output,
+    options: &Options,
+) -> Option<Format> {
+    let most = Format::new(Mode::Affine, 8, 64).filter(|_| options.transcode == Transcode::Auto)?;
+    let (native, _) = moved(checkpoint, graph, output.node, most).ok()?;
+    let cast = native.format.has_biases() && is_cast(graph, output, options);
+    (!cast).then_some(native.format)
 }
 
 fn task(
@@ -184,7 +216,7 @@ fn fitting(
     if shape.len() >= 2 && row > 0 && row % group_size == 0 {
         return Ok(Some(format));
     }
-    let module = output.name.strip_suffix(".weight").unwrap_or(&output.name).to_owned();
+    let module = output.module_path().to_owned();
     notes.push(Note::NotDivisible { module, row, group_size });
     Ok(None)
 }

@@ -15,7 +15,7 @@ use smelt_kernels::Distortion;
 
 use crate::error::{Error, Result};
 use crate::layout::{Dropped, Role};
-use crate::plan::{Plan, Spec, Task, Totals};
+use crate::plan::{Plan, RuleEffect, Spec, Task, Totals};
 
 /// The file that a run leaves beside the model.
 pub const REPORT: &str = "smelt-report.json";
@@ -44,6 +44,9 @@ pub struct Report {
     pub totals: Totals,
     /// Every parameter, in the order in which they are stored.
     pub tensors: Vec<TensorReport>,
+    /// What each rule came to: of the model that was copied, of the recipe file, overrides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleEffect>,
     /// What is done differently from what was asked, or worth knowing, in words.
     pub notes: Vec<String>,
     /// The tensors of the source that are left out, and why.
@@ -132,6 +135,7 @@ impl Report {
             run: Facts::default(),
             totals: plan.totals.clone(),
             tensors: plan.tasks.iter().zip(errors).map(|(task, error)| tensor(task, error)).collect(),
+            rules: plan.rules.clone(),
             notes: plan.notes.iter().map(ToString::to_string).collect(),
             dropped: plan.dropped.clone(),
             frontier: points.map(|at| Point { bytes: at.tensor_bytes, loss: at.loss }).collect(),

@@ -9,6 +9,7 @@ mod faulty;
 mod files;
 mod power;
 mod resume;
+mod rules;
 mod same;
 mod widths;
 
