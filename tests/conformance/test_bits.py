@@ -1,4 +1,4 @@
-"""Widths that differ by module: mlx-lm's recipes bit for bit, targets, rules and copies that it loads."""
+"""Widths that differ by module: mlx-lm's recipes bit for bit; targets, rules, copies that load."""
 
 import json
 from pathlib import Path

@@ -159,5 +159,5 @@ fn given_twice(place: Place, option: &'static str) -> Error {
 }
 
 fn at(place: Place, fault: RecipeFault) -> Error {
-    BitsError::from(RecipeError { place, fault: Box::new(fault) }).into()
+    BitsError::from(RecipeError::new(place, fault)).into()
 }

@@ -52,39 +52,58 @@ pub(super) fn tasks(
     notes: &mut Vec<Note>,
 ) -> Result<(Vec<Task>, Vec<RuleEffect>)> {
     let ruling = Ruling::new(options, &layout.outputs);
-    let mut tally = Tally::new(&ruling);
-    let mut tasks = Vec::with_capacity(layout.outputs.len());
-    let mut modules: Vec<(&Output, Verdict)> = Vec::new();
+    let mut choosing = Choosing { checkpoint, options, ruling: &ruling, tally: Tally::new(&ruling), notes };
+    let (mut tasks, mut verdicts) = (Vec::with_capacity(layout.outputs.len()), Vec::new());
     for output in &layout.outputs {
         let Some(module) = output.module else {
-            tasks.push(task(&mut layout.graph, output, Choice::Keep, options, notes)?);
+            tasks.push(task(&mut layout.graph, output, Choice::Keep, options, choosing.notes)?);
             continue;
         };
-        let verdict = ruling.of(output);
-        let choice = verdict.choice().unwrap_or_else(|| choose(output, module, options));
-        let given = if options.transcode == Transcode::Auto { Some(checkpoint) } else { None };
-        let task = match transcoded(given, &mut layout.graph, output, choice, options, notes) {
-            Some((format, moved)) => {
-                Task { moved: Some(moved), ..task(&mut layout.graph, output, format, options, notes)? }
-            }
-            None => task(&mut layout.graph, output, choice, options, notes)?,
-        };
-        let free = is_free(output, &verdict, options);
-        if free {
-            ruling.check_bounds(output.module_path(), &verdict)?;
-        }
-        tally.count(&verdict, free, task.bytes());
+        let (task, verdict) = choosing.module(&mut layout.graph, output, module)?;
         tasks.push(task);
-        modules.push((output, verdict));
+        if options.like.is_some() {
+            verdicts.push((output, verdict));
+        }
     }
-    let (effects, unused) = tally.finish();
+    let (effects, unused) = choosing.tally.finish();
     notes.extend(unused);
     if let Some(like) = &options.like {
-        notes.extend(like.notes(modules.iter().map(|(output, verdict)| (*output, verdict))));
+        notes.extend(like.notes(verdicts.iter().map(|(output, verdict)| (*output, verdict))));
     }
     match notes.iter().find(|note| note.is_fallback()) {
         Some(note) if options.strict => Err(Error::Strict { note: note.to_string() }),
         _ => Ok((tasks, effects)),
+    }
+}
+
+/// The choices of a run, as they are made.
+struct Choosing<'a> {
+    checkpoint: &'a Checkpoint,
+    options: &'a Options,
+    ruling: &'a Ruling<'a>,
+    tally: Tally<'a>,
+    notes: &'a mut Vec<Note>,
+}
+
+impl Choosing<'_> {
+    /// The task of a module, and what the rules say of it.
+    fn module(&mut self, graph: &mut Graph, output: &Output, module: Module) -> Result<(Task, Verdict)> {
+        let options = self.options;
+        let verdict = self.ruling.of(output);
+        let choice = verdict.choice().unwrap_or_else(|| choose(output, module, options));
+        let given = (options.transcode == Transcode::Auto).then_some(self.checkpoint);
+        let task = match transcoded(given, graph, output, choice, options, self.notes) {
+            Some((format, moved)) => {
+                Task { moved: Some(moved), ..task(graph, output, format, options, self.notes)? }
+            }
+            None => task(graph, output, choice, options, self.notes)?,
+        };
+        let free = is_free(output, &verdict, options);
+        if free {
+            self.ruling.check_bounds(output.module_path(), &verdict)?;
+        }
+        self.tally.count(&verdict, free, task.bytes());
+        Ok((task, verdict))
     }
 }
 

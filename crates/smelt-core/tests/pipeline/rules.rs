@@ -207,3 +207,27 @@ fn modules_that_one_model_lacks_are_told() {
     let plain = Like::of(&tied, "plain");
     assert!(matches!(plain, Err(Error::Bits(BitsError::NotLike { .. }))), "{plain:?}");
 }
+
+/// The files of a model with `language_model.` in front of all tensors, but not in the config.
+fn renamed(mut files: BTreeMap<String, Vec<u8>>) -> Checkpoint {
+    files.retain(|name, _| name == "config.json" || name == "model.safetensors");
+    let shard = files.get_mut("model.safetensors").unwrap();
+    let length = u64::from_le_bytes(shard[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&shard[8..8 + length]).unwrap();
+    let entries = header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__");
+    let named: serde_json::Map<_, _> =
+        entries.map(|(name, entry)| (format!("language_model.{name}"), entry.clone())).collect();
+    let header = serde_json::to_vec(&named).unwrap();
+    *shard = [&(header.len() as u64).to_le_bytes()[..], &header, &shard[8 + length..]].concat();
+    Checkpoint::open(Arc::new(MemorySource::new(files))).unwrap()
+}
+
+#[test]
+fn a_language_model_inside_another_is_found() {
+    let checkpoint = open(&Model::manifest("llama"));
+    let overrides = vec![Override::parse("down_proj=6:32", None).unwrap()];
+    let first = planned(&checkpoint, &Options { overrides, ..fast() }).unwrap();
+    let like = Like::of(&renamed(written(&first, &checkpoint, PLENTY)), "inside").unwrap();
+    let options = Options { format: Some(like.common()), like: Some(like), strict: true, ..fast() };
+    assert_eq!(stored(&planned(&checkpoint, &options).unwrap()), stored(&first));
+}

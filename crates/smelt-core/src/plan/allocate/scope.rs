@@ -73,32 +73,25 @@ impl Scope {
     ) -> Result<Self, BitsError> {
         let outputs: HashMap<&str, &Output> =
             layout.outputs.iter().map(|output| (output.name.as_str(), output)).collect();
-        let ruling = Ruling::new(options, &layout.outputs);
-        let mut natives = Natives::new(checkpoint, layout, options);
-        let (mut modules, mut keys) = (Vec::new(), Vec::new());
-        let (mut fixed_bytes, mut bounded) = (0, false);
+        let mut found = Freedom {
+            ruling: Ruling::new(options, &layout.outputs),
+            natives: Natives::new(checkpoint, layout, options),
+            request,
+            bounded: false,
+        };
+        let (mut modules, mut keys, mut fixed_bytes) = (Vec::new(), Vec::new(), 0);
         for (place, task) in plan.tasks.iter().enumerate() {
             let output = outputs.get(task.name.as_str()).copied();
-            let verdict = output.map(|output| ruling.of(output)).unwrap_or_default();
-            let free = output.filter(|output| is_free(output, &verdict, options));
-            let module = free.and_then(|output| {
-                let wishes = Wishes { bounds: verdict.bounds(), native: natives.of(output) };
-                free_module(place, task, request, &wishes)
-            });
-            match (free, module) {
-                (Some(_), Some(module)) if module.candidates.is_empty() => {
-                    let rules = ruling.bounding(&verdict);
-                    return Err(BitsError::NoFormat { module: module.module, rules });
-                }
-                (Some(output), Some(module)) => {
-                    bounded |= !verdict.bounds().is_open();
-                    keys.push(unit_key(output));
+            match output.map(|output| found.module(place, task, output, options)).transpose()?.flatten() {
+                Some(module) => {
+                    keys.push(output.and_then(unit_key));
                     modules.push(module);
                 }
-                _ => fixed_bytes += task.bytes(),
+                None => fixed_bytes += task.bytes(),
             }
         }
         let units = units(&mut modules, &keys);
+        let bounded = found.bounded;
         Ok(Self { modules, units, fixed_bytes, bounded, facts: facts(&plan.tasks) })
     }
 
@@ -165,6 +158,39 @@ fn facts(tasks: &[Task]) -> Facts {
     }
 }
 
+/// Finds out which modules are free, and among what.
+struct Freedom<'a> {
+    ruling: Ruling<'a>,
+    natives: Natives<'a>,
+    request: &'a Request,
+    /// Whether rules bound some module that is.
+    bounded: bool,
+}
+
+impl Freedom<'_> {
+    /// A module whose format is free, if this is one.
+    fn module(
+        &mut self,
+        place: usize,
+        task: &Task,
+        output: &Output,
+        options: &Options,
+    ) -> Result<Option<Free>, BitsError> {
+        let verdict = self.ruling.of(output);
+        if !is_free(output, &verdict, options) {
+            return Ok(None);
+        }
+        let wishes = Wishes { bounds: verdict.bounds(), native: self.natives.of(output) };
+        let Some(module) = free_module(place, task, self.request, &wishes) else { return Ok(None) };
+        if module.candidates.is_empty() {
+            let rules = self.ruling.bounding(&verdict);
+            return Err(BitsError::NoFormat { module: module.module, rules });
+        }
+        self.bounded |= !wishes.bounds.is_open();
+        Ok(Some(module))
+    }
+}
+
 /// What decides about a module's formats besides its shape and role.
 struct Wishes {
     bounds: Bounds,
@@ -202,7 +228,7 @@ fn free_module(place: usize, task: &Task, request: &Request, wishes: &Wishes) ->
     }
     let moved = wishes.native.and_then(|native| moved(&request.formats, native, wishes.bounds));
     if moved.is_some() {
-        formats.retain(|format| Some(format.bits()) < wishes.native.map(|native| native.bits()));
+        formats.retain(|format| Some(format.bits()) < wishes.native.map(Format::bits));
     }
     wishes.bounds.narrow(&mut formats, if moved.is_some() { 2 } else { prior::floor(task.role) });
     let bytes = |format: Format| stored_bytes(&task.shape, dtype, format);

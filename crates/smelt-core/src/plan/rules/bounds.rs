@@ -16,13 +16,13 @@ pub struct Bounds {
 
 impl Bounds {
     /// Whether there are none.
-    pub fn is_open(&self) -> bool {
+    pub fn is_open(self) -> bool {
         self.floor.or(self.ceiling).is_none()
     }
 
     /// Keeps the formats within the bounds. Where no rule sets a floor, `usual` is one for as long as
     /// formats reach it.
-    pub(in crate::plan) fn narrow(&self, formats: &mut Vec<Format>, usual: u8) {
+    pub(in crate::plan) fn narrow(self, formats: &mut Vec<Format>, usual: u8) {
         formats.retain(|format| self.ceiling.is_none_or(|most| format.bits() <= most));
         let most = formats.iter().map(|format| format.bits()).max().unwrap_or(0);
         let floor = self.floor.unwrap_or(usual.min(most));

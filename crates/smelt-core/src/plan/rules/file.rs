@@ -101,19 +101,19 @@ impl RecipeFile {
         let formats = toml.formats.as_ref().map(|formats| reader.formats(formats)).transpose()?;
         let rules: Vec<Rule> = toml.rule.iter().map(|rule| reader.rule(rule)).collect::<Result<_, _>>()?;
         let recipe = Self { description: toml.description, budget, formats, rules };
-        recipe.check_target(&reader)?;
+        recipe.check_target()?;
         Ok(recipe)
     }
 
     /// Formats to choose from and bounds mean nothing beside a budget that is no target.
-    fn check_target(&self, reader: &Reader<'_>) -> Result<(), RecipeError> {
+    fn check_target(&self) -> Result<(), RecipeError> {
         if self.budget.as_ref().is_none_or(|(budget, _)| budget.is_target()) {
             return Ok(());
         }
         let bound = self.rules.iter().find(|rule| rule.is_bound()).and_then(|rule| rule.place.clone());
         match self.formats.as_ref().map(|(_, place)| place.clone()).or(bound) {
             None => Ok(()),
-            Some(place) => Err(reader.at(place, RecipeFault::NoTarget)),
+            Some(place) => Err(RecipeError::new(place, RecipeFault::NoTarget)),
         }
     }
 }
@@ -135,25 +135,21 @@ impl Reader<'_> {
         }
     }
 
-    fn at(&self, place: Place, fault: RecipeFault) -> RecipeError {
-        RecipeError { place, fault: Box::new(fault) }
-    }
-
     fn error<T>(&self, value: &Spanned<T>, fault: RecipeFault) -> RecipeError {
-        self.at(self.place(value.span().start), fault)
+        RecipeError::new(self.place(value.span().start), fault)
     }
 
     fn toml(&self, error: &toml::de::Error) -> RecipeError {
         let offset = error.span().map_or(0, |span| span.start);
         let what = error.message().trim().replace('\n', ", ");
-        self.at(self.place(offset), RecipeFault::Toml { what })
+        RecipeError::new(self.place(offset), RecipeFault::Toml { what })
     }
 
     /// The one budget of a file, if it has one.
     fn budget(&self, toml: &FileToml) -> Result<Option<(Budget, Place)>, RecipeError> {
         let given = toml.budgets();
         if let [(first, _), (second, at), ..] = given[..] {
-            return Err(self.at(self.place(at), RecipeFault::TwoBudgets { first, second }));
+            return Err(RecipeError::new(self.place(at), RecipeFault::TwoBudgets { first, second }));
         }
         if let (Some(context), None) = (&toml.context, &toml.fit) {
             return Err(self.error(context, RecipeFault::ContextAlone));
@@ -196,7 +192,7 @@ impl Reader<'_> {
         Format::new(mode, bits, group_size).ok_or_else(|| {
             let why = crate::plan::options::unknown(mode, bits, group_size);
             let at = toml.budgets().first().map_or(0, |(_, at)| *at);
-            self.at(self.place(at), RecipeFault::Format { why })
+            RecipeError::new(self.place(at), RecipeFault::Format { why })
         })
     }
 

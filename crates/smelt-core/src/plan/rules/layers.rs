@@ -93,6 +93,8 @@ fn place(path: &str) -> Option<(&str, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn chosen(text: &str, count: u64) -> Vec<u64> {
@@ -108,6 +110,31 @@ mod tests {
         assert_eq!(chosen("2--3", 8), [2, 3, 4, 5]);
         assert_eq!(chosen("-9", 8), [0u64; 0]);
         assert_eq!(chosen("-9-1", 8), [0, 1]);
+    }
+
+    proptest! {
+        /// Against all numbers of a range, written out.
+        #[test]
+        fn ranges_are_their_numbers(ranges in prop::collection::vec((-12..12i32, 0..6i32), 1..4), count in 1..12u64) {
+            let same = |first: i32, last: i32| (first < 0) == (last < 0);
+            let ranges: Vec<(i32, i32)> =
+                ranges.into_iter().map(|(first, more)| (first, first + more)).filter(|&(a, b)| same(a, b)).collect();
+            prop_assume!(!ranges.is_empty());
+            let text: Vec<String> = ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect();
+            let mut expected: Vec<u64> = ranges
+                .iter()
+                .flat_map(|&(first, last)| first..=last)
+                .filter_map(|number| {
+                    let layer = if number < 0 { count as i32 + number } else { number };
+                    u64::try_from(layer).ok().filter(|&layer| layer < count)
+                })
+                .collect();
+            expected.sort_unstable();
+            expected.dedup();
+            let mut found = chosen(&text.join(","), count);
+            found.retain(|&layer| layer < count);
+            prop_assert_eq!(found, expected);
+        }
     }
 
     #[test]

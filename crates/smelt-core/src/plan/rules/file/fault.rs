@@ -16,6 +16,13 @@ pub struct RecipeError {
     pub fault: Box<RecipeFault>,
 }
 
+impl RecipeError {
+    /// A fault at a place.
+    pub fn new(place: Place, fault: RecipeFault) -> Self {
+        Self { place, fault: Box::new(fault) }
+    }
+}
+
 impl fmt::Display for RecipeError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "the recipe {}: {}", self.place, self.fault)
