@@ -11,8 +11,8 @@ use super::bits::BITS;
 #[derive(Clone, Debug, clap::Args)]
 #[command(group = ArgGroup::new("target-of-bits").multiple(true))]
 pub(crate) struct RuleArgs {
-    /// Use one of mlx-lm's mixed recipes, module for module (mixed_2_6, mixed_3_4, mixed_3_6 or mixed_4_6), or
-    /// a recipe file: a budget and rules for modules, in TOML (docs/bits.md describes it)
+    /// Use one of mlx-lm's mixed recipes, module for module (`mixed_2_6`, `mixed_3_4`, `mixed_3_6` or
+    /// `mixed_4_6`), or a recipe file: a budget and rules for modules, in TOML (docs/bits.md describes it)
     #[arg(help_heading = BITS, long, value_name = "NAME|FILE", group = "target-of-bits", value_parser = recipe)]
     pub(crate) recipe: Option<RecipeArg>,
 

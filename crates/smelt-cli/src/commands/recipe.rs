@@ -50,7 +50,7 @@ impl Wish {
             if let Some(option) = budgets(&self.args).first() {
                 return Err(given_twice(place, option));
             }
-            self.spend(budget);
+            self.spend(&budget);
         }
         if let Some((formats, place)) = recipe.formats {
             if self.args.bits_of.formats.is_some() {
@@ -68,9 +68,9 @@ impl Wish {
         Ok(())
     }
 
-    fn spend(&mut self, budget: Budget) {
+    fn spend(&mut self, budget: &Budget) {
         let bits = &mut self.args.bits_of;
-        match budget {
+        match *budget {
             Budget::BitsPerWeight(target) => bits.target_bpw = Some(target),
             Budget::Size(size) => bits.target_size = Some(size),
             Budget::Fit { memory, context } => (bits.fit, bits.context) = (Some(memory), context),

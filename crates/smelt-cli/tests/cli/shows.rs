@@ -189,9 +189,9 @@ fn help_of_quantize() {
               checkpoint's name with .measures.json, beside the output]
 
           --recipe <NAME|FILE>
-              Use one of mlx-lm's mixed recipes, module for module (mixed_2_6, mixed_3_4, mixed_3_6 or
-              mixed_4_6), or a recipe file: a budget and rules for modules, in TOML (docs/bits.md
-              describes it)
+              Use one of mlx-lm's mixed recipes, module for module (`mixed_2_6`, `mixed_3_4`,
+              `mixed_3_6` or `mixed_4_6`), or a recipe file: a budget and rules for modules, in TOML
+              (docs/bits.md describes it)
 
           --like <DIR>
               Store each module as a model has it that MLX quantized already, written by smelt or by

@@ -73,7 +73,7 @@ fn later_rules_win_and_overrides_win_over_all() {
     );
     // The bytes are those of the modules that each rule decided about.
     let bytes = |pick: &dyn Fn(&str) -> bool| -> u64 {
-        plan.tasks.iter().filter(|task| pick(task.module())).map(|task| task.bytes()).sum()
+        plan.tasks.iter().filter(|task| pick(task.module())).map(smelt_core::plan::Task::bytes).sum()
     };
     assert_eq!(plan.rules[4].bytes, bytes(&|module| module == "model.layers.0.self_attn.k_proj"));
     assert_eq!(plan.rules[2].bytes, bytes(&|module| module.ends_with("mlp.gate")));
