@@ -35,6 +35,8 @@ def main() -> None:
     for path in sorted((ROOT / "crates" / "smelt-core" / "families").glob("*.toml")):
         write("family", path.stem, path.read_bytes())
     write("trace", "operations", json.dumps(trace()).encode())
+    for name, text in recipes().items():
+        write("recipe", name, text.encode())
 
 
 def trace() -> dict[str, object]:
@@ -77,6 +79,34 @@ def node(op: str, inputs: list[int], shape: list[int], **attributes: object) -> 
 def config_block(config: dict) -> bytes:
     """What a config says of its quantization."""
     return json.dumps(config.get("quantization_config", {"quant_method": "fp8"})).encode()
+
+
+def recipes() -> dict[str, str]:
+    """Each kind of budget, and each key of a rule."""
+    budgets = {
+        "bpw": "target_bpw = 4.5",
+        "size": 'target_size = "96GiB"',
+        "bytes": "target_size = 13607051",
+        "fit": 'fit = "64G"\ncontext = 4096',
+        "level": 'level = "oq3.5"\nformats = ["3/64", "mxfp4", "8"]',
+        "plain": 'bits = 6\ngroup_size = 32\nmode = "affine"',
+        "none": "",
+    }
+    rules = """
+[[rule]]
+match = "down_proj$"
+layers = "0-3,-2--1"
+format = "6/64"
+reason = "near the ends"
+
+[[rule]]
+role = ["expert-up", "router"]
+format = "keep"
+"""
+    bounds = '\n[[rule]]\nrole = "head"\nfloor = 4\nceiling = 8\n'
+    head = 'schema = 1\ndescription = "what for"\n'
+    seeds = {name: f"{head}{budget}\n{rules}" for name, budget in budgets.items()}
+    return seeds | {"bounds": f"{head}target_bpw = 4\n{rules}{bounds}"}
 
 
 def safetensors(tensors: dict[str, tuple[str, list[int]]]) -> bytes:

@@ -1,13 +1,16 @@
 //! What can be typed. The doc comments are the help texts.
 
 mod bits;
+mod rules;
 
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use smelt_core::units::parse_bytes;
+use smelt_kernels::Mode;
 
-pub(crate) use bits::{BitsArgs, EffortArg, MethodArg};
+pub(crate) use bits::{BitsArgs, EffortArg, FormatList, MethodArg};
+pub(crate) use rules::{RecipeArg, RuleArgs};
 
 /// Help headings.
 const FORMAT: &str = "How weights are stored";
@@ -60,7 +63,7 @@ impl Command {
 }
 
 /// Where the weights come from and how they are stored.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag that can be typed")]
 pub(crate) struct PlanArgs {
     /// Directory of the checkpoint: config.json, safetensors shards, tokenizer files
@@ -73,13 +76,13 @@ pub(crate) struct PlanArgs {
 
     /// Weights that share a scale: 32, 64 or 128. Smaller is more exact, larger and slower
     /// [default: 64, or what the mode has]
-    #[arg(help_heading = FORMAT, long, value_name = "N", conflicts_with = "target-of-bits")]
+    #[arg(help_heading = FORMAT, long, value_name = "N", conflicts_with_all = ["target_bpw", "target_size", "fit", "level", "like"])]
     pub(crate) group_size: Option<usize>,
 
     /// How codes become weights: `affine` fits most; the others store what newer hardware
-    /// multiplies directly; `none` converts names and layout only
-    #[arg(help_heading = FORMAT, long, value_enum, default_value = "affine", conflicts_with = "budget")]
-    pub(crate) mode: ModeArg,
+    /// multiplies directly; `none` converts names and layout only [default: affine]
+    #[arg(help_heading = FORMAT, long, value_enum, conflicts_with = "budget")]
+    pub(crate) mode: Option<ModeArg>,
 
     /// Whose ties are followed: `gpu` gives the bits that a Mac writes, `cpu` those that MLX
     /// writes on a CPU
@@ -102,6 +105,9 @@ pub(crate) struct PlanArgs {
 
     #[command(flatten)]
     pub(crate) bits_of: BitsArgs,
+
+    #[command(flatten)]
+    pub(crate) rules_of: RuleArgs,
 
     /// Use this family file instead of the ones inside smelt, for an architecture of your own
     #[arg(help_heading = LAYOUT, long, value_name = "FILE")]
@@ -444,6 +450,29 @@ pub(crate) enum ModeArg {
     Nvfp4,
     /// Nothing is quantized
     None,
+}
+
+impl ModeArg {
+    /// The argument of a mode.
+    pub(crate) fn of(mode: Mode) -> Self {
+        match mode {
+            Mode::Affine => Self::Affine,
+            Mode::Mxfp4 => Self::Mxfp4,
+            Mode::Mxfp8 => Self::Mxfp8,
+            Mode::Nvfp4 => Self::Nvfp4,
+        }
+    }
+
+    /// The mode; nothing is quantized without one.
+    pub(crate) fn mode(self) -> Option<Mode> {
+        match self {
+            Self::Affine => Some(Mode::Affine),
+            Self::Mxfp4 => Some(Mode::Mxfp4),
+            Self::Mxfp8 => Some(Mode::Mxfp8),
+            Self::Nvfp4 => Some(Mode::Nvfp4),
+            Self::None => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use smelt_core::layout::Role;
 use smelt_core::pipeline::Outlier;
 use smelt_core::plan::allocate::Allocation;
-use smelt_core::plan::{Happens, MTP_FOLDER, Note, Plan, RoleTotals, Schedule};
+use smelt_core::plan::{Happens, MTP_FOLDER, Note, Plan, RoleTotals, RuleEffect, Schedule};
 use smelt_core::report::REPORT;
 use smelt_core::units::bytes;
 
@@ -123,8 +123,34 @@ pub(crate) fn plan(plan: &Plan, schedule: Schedule, free: Option<u64>) -> String
     rows.extend(apart.into_iter().map(line));
     let mut text = table(&rows);
     text.push('\n');
+    if !plan.rules.is_empty() {
+        text.push_str(&rules(&plan.rules));
+        text.push('\n');
+    }
     text.push_str(&facts(plan, schedule, free));
     text
+}
+
+/// What each rule came to, in the order in which they are applied.
+fn rules(effects: &[RuleEffect]) -> String {
+    let mut rows = vec![["rule", "modules", "size", "from"].map(str::to_owned).to_vec()];
+    for effect in effects {
+        let later = effect.matched - effect.modules;
+        let count = match (effect.matched, later) {
+            (0, _) => "none".to_owned(),
+            (_, 0) => effect.modules.to_string(),
+            (matched, _) => format!("{} of {matched}", effect.modules),
+        };
+        let line = effect.line.map(|line| format!(", line {line}")).unwrap_or_default();
+        let reason = effect.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        rows.push(vec![
+            effect.rule.clone(),
+            count,
+            bytes(effect.bytes),
+            format!("{}{line}{reason}", effect.source),
+        ]);
+    }
+    table(&rows)
 }
 
 fn row(name: &str, parameters: u64, size: u64, total: u64, formats: String) -> Vec<String> {

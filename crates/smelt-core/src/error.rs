@@ -569,6 +569,14 @@ pub enum Error {
         needed: u64,
     },
 
+    /// A recipe file that can't be read.
+    #[error("cannot read the recipe `{file}`")]
+    RecipeFile {
+        /// The file.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A wish about bits that can't be met.
     #[error(transparent)]
     Bits(#[from] crate::plan::allocate::BitsError),

@@ -3,17 +3,16 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use smelt_core::plan::Recipe;
 use smelt_core::plan::allocate::{BitsError, Level, parse_formats};
 use smelt_kernels::{Effort, Format};
 
 use super::size;
 
 /// Help heading.
-const BITS: &str = "How many bits each module gets";
+pub(super) const BITS: &str = "How many bits each module gets";
 
 /// How codes are found, and how bits are given out.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct BitsArgs {
     /// How codes are found: `search` looks for the scales of least error, `rtn` rounds between the
     /// extremes, bit for bit as MLX does
@@ -44,10 +43,6 @@ pub(crate) struct BitsArgs {
     /// Give out the bits of an oMLX level: oq2, oq2.5, oq2.7, oq3, oq3.5, oq4, oq5, oq6 or oq8
     #[arg(help_heading = BITS, long, value_name = "LEVEL", groups = ["budget", "target-of-bits"], value_parser = level)]
     pub(crate) level: Option<Level>,
-
-    /// Use one of mlx-lm's mixed recipes, module for module
-    #[arg(help_heading = BITS, long, value_enum, group = "budget")]
-    pub(crate) recipe: Option<RecipeArg>,
 
     /// Formats to choose from, where a runtime has not all or some are slow: BITS/GROUP with commas
     /// between them, such as 4/64,8/64 [default: 2 to 6 and 8 bits in groups of 64 or 128]
@@ -93,33 +88,6 @@ impl EffortArg {
             Self::Fast => Effort::Fast,
             Self::Default => Effort::Default,
             Self::Best => Effort::Best,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RecipeArg {
-    /// 2 bits, some modules 6
-    #[value(name = "mixed_2_6")]
-    Mixed2_6,
-    /// 3 bits, some modules 4
-    #[value(name = "mixed_3_4")]
-    Mixed3_4,
-    /// 3 bits, some modules 6
-    #[value(name = "mixed_3_6")]
-    Mixed3_6,
-    /// 4 bits, some modules 6
-    #[value(name = "mixed_4_6")]
-    Mixed4_6,
-}
-
-impl RecipeArg {
-    pub(crate) fn recipe(self) -> Recipe {
-        match self {
-            Self::Mixed2_6 => Recipe::Mixed2_6,
-            Self::Mixed3_4 => Recipe::Mixed3_4,
-            Self::Mixed3_6 => Recipe::Mixed3_6,
-            Self::Mixed4_6 => Recipe::Mixed4_6,
         }
     }
 }

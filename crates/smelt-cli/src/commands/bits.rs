@@ -13,6 +13,7 @@ use smelt_core::plan::{Memory, Method, Options, Origin, Plan};
 use smelt_core::units::bytes;
 use smelt_kernels::{Effort, Format, Mode};
 
+use super::recipe::Wish;
 use crate::args::{BitsArgs, EffortArg, MethodArg, PlanArgs};
 use crate::printer::{self, Printer};
 use crate::progress::Progress;
@@ -35,13 +36,13 @@ pub(crate) fn plan(
     checkpoint: &Checkpoint,
     origin: Origin,
     mut options: Options,
-    args: &PlanArgs,
+    wish: &Wish,
     around: Surroundings<'_>,
 ) -> anyhow::Result<Plan> {
-    if let Some(recipe) = args.bits_of.recipe {
+    let args = &wish.args;
+    if let Some(recipe) = wish.named() {
         let group_size = args.group_size.unwrap_or(Mode::Affine.defaults().1);
-        options.widths =
-            recipe.recipe().widths(&origin.layout, group_size).map_err(smelt_core::Error::from)?;
+        options.widths = recipe.widths(&origin.layout, group_size).map_err(smelt_core::Error::from)?;
     }
     match request(&args.bits_of, checkpoint)? {
         None => Ok(Plan::new(checkpoint, origin, &options)?),
@@ -161,5 +162,4 @@ pub(crate) fn suffix(args: &BitsArgs) -> Option<String> {
         .or_else(|| args.target_size.map(compact))
         .or_else(|| args.fit.map(|memory| format!("fit-{}", compact(memory))))
         .or_else(|| args.level.map(|level| level.to_string()))
-        .or_else(|| args.recipe.map(|recipe| recipe.recipe().name().to_owned()))
 }

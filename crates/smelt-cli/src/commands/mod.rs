@@ -7,6 +7,7 @@ pub(crate) mod families;
 pub(crate) mod inspect;
 pub(crate) mod plan;
 pub(crate) mod quantize;
+pub(crate) mod recipe;
 pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod verify;
@@ -22,7 +23,7 @@ use smelt_core::Error;
 use smelt_core::checkpoint::{Checkpoint, DType};
 use smelt_core::layout::Family;
 use smelt_core::plan::{
-    Memory, Mtp, Options, Origin, Override, Plan, Schedule, Transcode, family_of, options,
+    Like, Memory, Mtp, Options, Origin, Override, Plan, Schedule, Transcode, family_of, options,
 };
 use smelt_core::source::LocalSource;
 use smelt_kernels::{Format, Mode, Rounding};
@@ -30,6 +31,7 @@ use smelt_kernels::{Format, Mode, Rounding};
 use crate::args::{DtypeArg, LibraryArg, ModeArg, MtpArg, PlanArgs, RoundingArg, TranscodeArg};
 use crate::printer::{self, Printer};
 use crate::{format, system};
+use recipe::Wish;
 
 /// The default budget where memory is plentiful.
 const DEFAULT_MEMORY: u64 = 1 << 30;
@@ -51,10 +53,11 @@ pub(crate) fn planned(
     printer: &Printer,
     stop: &AtomicBool,
 ) -> anyhow::Result<Planned> {
-    let options = options(args)?;
+    let wish = Wish::of(args)?;
+    let options = options(&wish)?;
     let checkpoint = open(&args.model)?;
     let around = bits::Surroundings { printer, memory: memory(args.max_memory, args.threads), output, stop };
-    let plan = bits::plan(&checkpoint, origin(&checkpoint, args)?, options, args, around)?;
+    let plan = bits::plan(&checkpoint, origin(&checkpoint, args)?, options, &wish, around)?;
     for note in &plan.notes {
         printer.event("note", &serde_json::to_value(note)?);
     }
@@ -103,15 +106,18 @@ pub(crate) fn memory(max_memory: Option<u64>, threads: Option<u16>) -> Memory {
 
 /// The checkpoint's name with what is done to it, beside the checkpoint.
 pub(crate) fn default_output(args: &PlanArgs) -> anyhow::Result<PathBuf> {
-    let suffix = bits::suffix(&args.bits_of).unwrap_or_else(|| match args.mode {
+    let mode = || match args.mode.unwrap_or(ModeArg::Affine) {
         ModeArg::Affine => format!("{}bit", args.bits.unwrap_or(4)),
-        ModeArg::Mxfp4 => "mxfp4".to_owned(),
-        ModeArg::Mxfp8 => "mxfp8".to_owned(),
-        ModeArg::Nvfp4 => "nvfp4".to_owned(),
         ModeArg::None => "mlx".to_owned(),
-    });
+        mode => mode.mode().map_or_else(String::new, |mode| mode.name().to_owned()),
+    };
     let mut name = model_name(&args.model)?;
-    name.push(format!("-{suffix}"));
+    let rules = recipe::suffix(args);
+    let bits = bits::suffix(&args.bits_of).or_else(|| rules.is_none().then(mode));
+    for part in rules.into_iter().chain(bits.map(OsString::from)) {
+        name.push("-");
+        name.push(part);
+    }
     Ok(resolved(&args.model)?.with_file_name(name))
 }
 
@@ -137,8 +143,10 @@ pub(crate) fn stop_on_interrupt() -> Arc<AtomicBool> {
     stop
 }
 
-fn options(args: &PlanArgs) -> anyhow::Result<Options> {
-    let format = bits::format(&args.bits_of).map_or_else(|| run_format(args), |format| Ok(Some(format)))?;
+fn options(wish: &Wish) -> anyhow::Result<Options> {
+    let args = &wish.args;
+    let chosen = wish.like.as_ref().map(Like::common).or_else(|| bits::format(&args.bits_of));
+    let format = chosen.map_or_else(|| run_format(args), |format| Ok(Some(format)))?;
     let overrides = args.overrides.iter().map(|text| Override::parse(text, format));
     Ok(Options {
         format,
@@ -158,6 +166,8 @@ fn options(args: &PlanArgs) -> anyhow::Result<Options> {
             MtpArg::Drop => Mtp::Drop,
             MtpArg::Separate => Mtp::Separate,
         },
+        like: wish.like.clone(),
+        rules: wish.rules.clone(),
         overrides: overrides.collect::<Result<_, _>>()?,
         strict: args.strict,
         allow_nonfinite: args.allow_nonfinite,
@@ -179,12 +189,8 @@ fn towers(bits: u8) -> Result<Format, Error> {
 
 /// The format of the run; bits and group size that are not given are the mode's.
 fn run_format(args: &PlanArgs) -> Result<Option<Format>, Error> {
-    let mode = match args.mode {
-        ModeArg::Affine => Mode::Affine,
-        ModeArg::Mxfp4 => Mode::Mxfp4,
-        ModeArg::Mxfp8 => Mode::Mxfp8,
-        ModeArg::Nvfp4 => Mode::Nvfp4,
-        ModeArg::None => return Ok(None),
+    let Some(mode) = args.mode.unwrap_or(ModeArg::Affine).mode() else {
+        return Ok(None);
     };
     let (bits, group_size) = mode.defaults();
     let (bits, group_size) = (args.bits.unwrap_or(bits), args.group_size.unwrap_or(group_size));

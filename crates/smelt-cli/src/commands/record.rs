@@ -96,6 +96,11 @@ fn command(model: &str, typed: &[String]) -> Vec<String> {
             }
         } else if arg.starts_with("-o") {
             // `-oDIR` in one word.
+        } else if let Some((name, value)) = arg.split_once('=').filter(|_| arg.starts_with("--")) {
+            words.push(format!("{name}={}", without_folder(value)));
+        } else if arg == "--like" {
+            words.push(arg);
+            words.extend(args.next().map(|model| without_folder(&model)));
         } else if arg.starts_with('-') && arg != "--json" {
             words.push(arg);
             // What follows an option and is none itself is its value, or the model.

@@ -210,3 +210,46 @@ fn wishes_about_bits_that_can_not_be_met() {
         assert!(refused.contains("cannot be used with") || refused.contains("required"), "{args}: {refused}");
     }
 }
+
+#[test]
+fn recipes_that_can_not_be_followed() {
+    let place = Place::with("llama", |_| {});
+    let refusal = |args: &str| place.refusal(&format!("quantize model -o out {args}"));
+    let recipe = |text: &str, args: &str| {
+        place.write("own.toml", format!("schema = 1\n{text}\n").as_bytes());
+        refusal(&format!("--recipe own.toml {args}"))
+    };
+    assert_snapshot!(refusal("--recipe own.toml"), @"
+    error: cannot read the recipe `own.toml`
+      caused by: [os error]
+    ");
+    assert!(refusal("--recipe mixed_9_9").contains("mixed_4_6) and no file"));
+    assert_snapshot!(recipe("[[rule]]\nrole = 'nose'\nformat = '4'", "").lines().next().unwrap().split(';').next().unwrap(), @"error: the recipe `own.toml`, line 3, column 8: `nose` is no role");
+    assert_snapshot!(recipe("target_bpw = 4\nlevels = 3", ""), @"error: the recipe `own.toml`, line 3, column 1: unknown field `levels`, expected one of `schema`, `description`, `target_bpw`, `target_size`, `fit`, `context`, `level`, `bits`, `group_size`, `mode`, `formats`, `rule`");
+    assert_snapshot!(recipe("target_bpw = 4", "--bits 4"), @"error: the recipe `own.toml`, line 2, column 14: this stands here, and `--bits` is given too; leave one of them out");
+    assert_snapshot!(recipe("bits = 3", "--like elsewhere"), @"error: the recipe `own.toml`, line 2, column 8: this stands here, and `--like` is given too; leave one of them out");
+    assert_snapshot!(recipe("target_bpw = 4\nformats = ['4']", "--formats 8/64"), @"error: the recipe `own.toml`, line 3, column 11: this stands here, and `--formats` is given too; leave one of them out");
+    assert_snapshot!(recipe("formats = ['4']", ""), @"error: the recipe `own.toml`, line 2, column 11: `formats` is what a target chooses among, but neither recipe nor command line gives a target");
+    assert_snapshot!(recipe("", "--measures x.json"), @"error: `--measures` says how a target chooses, but neither recipe nor command line gives a target");
+    assert_snapshot!(recipe("[[rule]]\nmatch = 'q_proj'\nfloor = 4", ""), @"error: rule `/q_proj/: at least 4 bits` (`own.toml`, line 2, column 1) bounds what a target chooses, but there is none; give one, such as `--target-bpw`");
+    assert_snapshot!(recipe("[[rule]]\nmatch = ''\nfloor = 6", "--target-bpw 4"), @"error: 4 bits per weight can't be reached: with the floors and ceilings of the recipe this model takes from 6.266 to 8.511 bits per weight");
+    assert_snapshot!(recipe("[[rule]]\nrole = 'head'\nfloor = 6\n[[rule]]\nmatch = 'lm_head'\nceiling = 4", "--target-bpw 4"), @"error: `lm_head`: the floor of rule `head: at least 6 bits` (`own.toml`, line 2, column 1) is above the ceiling of rule `/lm_head/: at most 4 bits` (`own.toml`, line 5, column 1)");
+    assert_snapshot!(recipe("[[rule]]\nmatch = 'zzz'\nformat = '4'", "--strict"), @"error: rule `/zzz/: 4-bit g64` (line 2 of the recipe) matches no module that can be quantized; without `--strict` this is allowed");
+}
+
+#[test]
+fn models_that_can_not_be_copied() {
+    let place = Place::with("llama", |_| {});
+    let refusal = |args: &str| place.refusal(&format!("quantize model -o out {args}"));
+    assert_snapshot!(refusal("--like nowhere"), @"
+    error: cannot open the directory `nowhere`
+      caused by: [os error]
+    ");
+    assert_snapshot!(refusal("--like model"), @"error: `model` is no model that MLX quantized, whose formats could be copied: it holds plain floats");
+    for args in
+        ["--bits 4", "--mode mxfp4", "--group-size 32", "--target-bpw 4", "--level oq4", "--vision-bits 4"]
+    {
+        let refused = refusal(&format!("--like model {args}"));
+        assert!(refused.contains("cannot be used with"), "{args}: {refused}");
+    }
+}

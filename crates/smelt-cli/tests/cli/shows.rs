@@ -93,7 +93,7 @@ fn help_of_quantize() {
 
           --mode <MODE>
               How codes become weights: `affine` fits most; the others store what newer hardware
-              multiplies directly; `none` converts names and layout only
+              multiplies directly; `none` converts names and layout only [default: affine]
 
               Possible values:
               - affine: Integer codes with a scale and a bias for each group
@@ -101,8 +101,6 @@ fn help_of_quantize() {
               - mxfp8:  8-bit floats, groups of 32
               - nvfp4:  4-bit floats, groups of 16
               - none:   Nothing is quantized
-              
-              [default: affine]
 
           --rounding <ROUNDING>
               Whose ties are followed: `gpu` gives the bits that a Mac writes, `cpu` those that MLX
@@ -178,15 +176,6 @@ fn help_of_quantize() {
           --level <LEVEL>
               Give out the bits of an oMLX level: oq2, oq2.5, oq2.7, oq3, oq3.5, oq4, oq5, oq6 or oq8
 
-          --recipe <RECIPE>
-              Use one of mlx-lm's mixed recipes, module for module
-
-              Possible values:
-              - mixed_2_6: 2 bits, some modules 6
-              - mixed_3_4: 3 bits, some modules 4
-              - mixed_3_6: 3 bits, some modules 6
-              - mixed_4_6: 4 bits, some modules 6
-
           --formats <LIST>
               Formats to choose from, where a runtime has not all or some are slow: BITS/GROUP with
               commas between them, such as 4/64,8/64 [default: 2 to 6 and 8 bits in groups of 64 or 128]
@@ -198,6 +187,15 @@ fn help_of_quantize() {
           --measures <FILE>
               File of measured errors, which is written, and read for another target [default: the
               checkpoint's name with .measures.json, beside the output]
+
+          --recipe <NAME|FILE>
+              Use one of mlx-lm's mixed recipes, module for module (`mixed_2_6`, `mixed_3_4`,
+              `mixed_3_6` or `mixed_4_6`), or a recipe file: a budget and rules for modules, in TOML
+              (docs/bits.md describes it)
+
+          --like <DIR>
+              Store each module as a model has it that MLX quantized already, written by smelt or by
+              another tool
 
     How names and shapes are mapped:
           --family <FILE>

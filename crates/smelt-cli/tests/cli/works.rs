@@ -156,3 +156,76 @@ fn a_second_target_reads_no_weight_to_choose() {
     let level = place.run("quantize model --level oq3 --effort fast");
     assert!(level.starts_with("exit 0") && place.path("model-oQ3/config.json").exists(), "{level}");
 }
+
+/// A recipe with a budget and rules.
+const RECIPE: &str = r#"
+schema = 1
+description = "what matters"
+target_bpw = 4.5
+
+[[rule]]
+role = ["attention-key", "attention-value"]
+floor = 6
+reason = "long contexts"
+
+[[rule]]
+match = "o_proj"
+layers = "-1"
+format = "8/32"
+
+[[rule]]
+match = "no_such"
+format = "keep"
+"#;
+
+#[test]
+fn a_recipe_and_what_each_of_its_rules_does() {
+    let place = Place::with("llama", |_| {});
+    place.write("recipes/own.toml", RECIPE.as_bytes());
+    let args = "model --recipe recipes/own.toml --override q_proj=5 --effort fast";
+    let shown = String::from_utf8(place.output(&format!("plan {args}")).stdout).unwrap();
+    let rules: Vec<&str> = shown
+        .lines()
+        .skip_while(|line| !line.starts_with("rule"))
+        .take_while(|line| !line.is_empty())
+        .collect();
+    assert_snapshot!(rules.join("\n"), @"
+    rule                                               modules      size  from
+    attention-key or attention-value: at least 6 bits        8  50.2 KiB  recipe, line 6: long contexts
+    /o_proj/, layers -1: 8-bit g32                           1  18.0 KiB  recipe, line 11
+    /no_such/: keep                                       none       0 B  recipe, line 16
+    q_proj=5                                                 4  44.0 KiB  override
+    ");
+    let done = place.run(&format!("quantize {args}"));
+    assert!(done.contains("warning: rule `/no_such/: keep` (line 16"), "{done}");
+    let read = |file: &str| fs::read_to_string(place.path("model-own").join(file)).unwrap();
+    let report: Value = serde_json::from_str(&read("smelt-report.json")).unwrap();
+    assert_eq!(report["rules"][0]["reason"], "long contexts");
+    assert_eq!(report["rules"][3]["source"], "override");
+    assert!(read("README.md").contains("--recipe own.toml --override q_proj=5"), "{}", read("README.md"));
+    let page = String::from_utf8(place.output("report model-own -o -").stdout).unwrap();
+    assert!(page.contains("What each rule did") && page.contains("long contexts"), "{page}");
+}
+
+#[test]
+fn a_model_stored_as_another_one() {
+    let place = Place::with("llama", |_| {});
+    let first =
+        place.run("quantize model -o first --override down_proj=6:32 --override embed=keep --method rtn");
+    assert!(first.starts_with("exit 0"), "{first}");
+    assert!(place.run("quantize model --like first --method rtn").starts_with("exit 0"));
+    let files = |name: &str, file: &str| fs::read(place.path(name).join(file)).unwrap();
+    for file in ["model.safetensors", "config.json", "model.safetensors.index.json"] {
+        assert!(files("first", file) == files("model-like-first", file), "{file}");
+    }
+    let card = String::from_utf8(files("model-like-first", "README.md")).unwrap();
+    assert!(card.contains("--like first --method rtn"), "{card}");
+    // Rules go before what is copied.
+    place.write("own.toml", b"schema = 1\n[[rule]]\nrole = 'head'\nformat = '8/64'\n");
+    let plan = place.output("plan model --like first --recipe own.toml --json --strict").stdout;
+    let plan: Value = serde_json::from_slice(&plan).unwrap();
+    let head =
+        plan["tasks"].as_array().unwrap().iter().find(|task| task["name"] == "lm_head.weight").unwrap();
+    assert_eq!(head["format"]["bits"], 8);
+    assert_eq!((&plan["rules"][0]["source"], &plan["rules"][1]["line"]), (&"like".into(), &2.into()));
+}

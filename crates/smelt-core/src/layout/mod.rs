@@ -63,6 +63,13 @@ pub struct Output {
     pub format_group: Option<String>,
 }
 
+impl Output {
+    /// The path of the module that the parameter belongs to.
+    pub fn module_path(&self) -> &str {
+        self.name.strip_suffix(".weight").unwrap_or(&self.name)
+    }
+}
+
 /// A module that can be quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Module {

@@ -15,6 +15,17 @@ macro_rules! roles {
         }
 
         impl Role {
+            /// The names of all roles.
+            pub const NAMES: &[&str] = &[$($name),*];
+
+            /// The role of a name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$role),)*
+                    _ => None,
+                }
+            }
+
             /// The name in family files, plans and reports.
             pub const fn name(self) -> &'static str {
                 match self {

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use super::Observer;
 use super::measure::{Measuring, Wanted};
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::allocate::{Allocator, Request, Scope, Target};
 use crate::plan::measures::{Measures, fingerprint};
 use crate::plan::{Importance, Memory, Options, Origin, Plan};
@@ -57,8 +57,11 @@ impl<'a> Allocating<'a> {
     ) -> Result<Self> {
         // What does not fit the format of the run may fit another.
         let lenient = Options { strict: false, ..options.clone() };
-        let draft = Plan::new(checkpoint, origin.clone(), &lenient)?;
-        let scope = Scope::new(&draft, &origin.layout, options, request);
+        let draft = Plan::draft(checkpoint, origin.clone(), &lenient)?;
+        if let Some(note) = draft.notes.iter().find(|note| options.strict && note.is_unused()) {
+            return Err(Error::Strict { note: note.to_string() });
+        }
+        let scope = Scope::new((checkpoint, &origin.layout), &draft, options, request)?;
         request.check(&draft, &scope)?;
         Ok(Self { checkpoint, origin, options, request, draft, scope })
     }
@@ -78,8 +81,9 @@ impl<'a> Allocating<'a> {
             importance.check(&self.draft.tasks)?;
         }
         let lacking = self.scope.modules.iter().filter_map(|module| {
+            let inexact = module.candidates.iter().filter(|candidate| !candidate.exact);
             let lacks = |format: &_| measures.error(&module.module, *format).is_none();
-            let formats: Vec<_> = module.candidates.iter().map(|(format, _)| *format).filter(lacks).collect();
+            let formats: Vec<_> = inexact.map(|candidate| candidate.format).filter(lacks).collect();
             (!formats.is_empty()).then_some(Wanted { task: module.task, formats })
         });
         let wanted: Vec<Wanted> = lacking.collect();

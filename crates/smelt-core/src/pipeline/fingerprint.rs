@@ -158,6 +158,7 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
         treatments: _, // Words about the tasks.
         shards,
         dropped: _, // Follows from what is there and what is used.
+        rules: _,   // What they decided is in the tasks.
         notes: _,
         config,
         mtp,

@@ -1,12 +1,14 @@
 //! Which format each parameter gets.
 //!
 //! What predicts further tokens has a format of its own ([`mtp`]) that nothing changes. Else, in order of
-//! strength: an override of the user, the format of the towers (what sees or hears stays
-//! as it is unless asked), what an allocation or a recipe chose for the module alone, the family's own
-//! format for it (a router at 8 bits, as the library's `quant_predicate` says), the format of the run.
+//! strength: an override of the user, a rule of a recipe file, the model that is copied, the format of the
+//! towers (what sees or hears stays as it is unless asked), what an allocation or a recipe of mlx-lm chose
+//! for the module alone, the family's own format for it (a router at 8 bits, as the library's
+//! `quant_predicate` says), the format of the run.
 
-use smelt_kernels::{Float, Format};
+use smelt_kernels::{Float, Format, Mode};
 
+use super::rules::{RuleEffect, Ruling, Tally, Verdict};
 use super::transcode::{Moved, Not, Transcode, moved};
 use super::treatment::{Treatment, treatment};
 use super::{Note, Options, Part, Spec, Task, mtp};
@@ -23,6 +25,16 @@ pub enum Choice {
     Quantize(Format),
 }
 
+impl Choice {
+    /// The format; `None` for what stays as it is.
+    pub const fn format(self) -> Option<Format> {
+        match self {
+            Self::Keep => None,
+            Self::Quantize(format) => Some(format),
+        }
+    }
+}
+
 /// Refuses a checkpoint whose weights can't be read as floats, or that MLX quantized already.
 pub(super) fn refuse_packed(checkpoint: &Checkpoint, options: &Options) -> Result<()> {
     checkpoint.check_storage()?;
@@ -34,68 +46,119 @@ pub(super) fn refuse_packed(checkpoint: &Checkpoint, options: &Options) -> Resul
     }
 }
 
-/// One task for each parameter, without its place in a file.
+/// What was chosen.
+pub(super) struct Chosen {
+    pub(super) tasks: Vec<Task>,
+    /// What the rules came to.
+    pub(super) effects: Vec<RuleEffect>,
+    /// What happens to the codes of the source.
+    pub(super) treatments: Vec<Treatment>,
+}
+
+/// One task for each parameter, without its place in a file, and what the rules came to.
 pub(super) fn tasks(
     checkpoint: &Checkpoint,
     layout: &mut Layout,
     options: &Options,
     notes: &mut Vec<Note>,
-) -> Result<(Vec<Task>, Vec<Treatment>)> {
-    let mut treatments = Vec::new();
-    let mut hits = vec![false; options.overrides.len()];
-    let mut tasks = Vec::with_capacity(layout.outputs.len());
+) -> Result<Chosen> {
+    let ruling = Ruling::new(options, &layout.outputs);
+    let mut choosing = Choosing {
+        checkpoint,
+        options,
+        ruling: &ruling,
+        tally: Tally::new(&ruling),
+        notes,
+        treatments: Vec::new(),
+    };
+    let (mut tasks, mut verdicts) = (Vec::with_capacity(layout.outputs.len()), Vec::new());
     for output in &layout.outputs {
-        let choice = output.module.map_or(Choice::Keep, |module| choose(output, module, options, &mut hits));
-        let moved = transcoded(checkpoint, &mut layout.graph, (output, choice), options, notes)?;
-        let verdict = moved.as_ref().map(drop).map_err(|not| *not);
-        let task = match moved {
-            Ok((format, moved)) => {
-                Task { moved: Some(moved), ..task(&mut layout.graph, output, format, options, notes)? }
-            }
-            Err(_) => task(&mut layout.graph, output, choice, options, notes)?,
+        let Some(module) = output.module else {
+            tasks.push(choosing.task(&mut layout.graph, output, Choice::Keep)?);
+            continue;
         };
-        let (place, quantized) = ((&*output.name, output.node), task.format.is_some());
-        treatments.extend(treatment(checkpoint, &layout.graph, place, quantized, verdict));
+        let (task, verdict) = choosing.module(&mut layout.graph, output, module)?;
         tasks.push(task);
+        if options.like.is_some() {
+            verdicts.push((output, verdict));
+        }
     }
-    let unused = options.overrides.iter().zip(hits).filter(|(_, hit)| !hit);
-    notes.extend(unused.map(|(rule, _)| Note::OverrideUnused { text: rule.to_string() }));
+    let Choosing { tally, treatments, notes, .. } = choosing;
+    let (effects, unused) = tally.finish();
+    notes.extend(unused);
+    if let Some(like) = &options.like {
+        notes.extend(like.notes(verdicts.iter().map(|(output, verdict)| (*output, verdict))));
+    }
     match notes.iter().find(|note| note.is_fallback()) {
         Some(note) if options.strict => Err(Error::Strict { note: note.to_string() }),
-        _ => Ok((tasks, treatments)),
+        _ => Ok(Chosen { tasks, effects, treatments }),
     }
 }
 
-fn choose(output: &Output, module: Module, options: &Options, hits: &mut [bool]) -> Choice {
+/// The choices of a run, as they are made.
+struct Choosing<'a> {
+    checkpoint: &'a Checkpoint,
+    options: &'a Options,
+    ruling: &'a Ruling<'a>,
+    tally: Tally<'a>,
+    notes: &'a mut Vec<Note>,
+    treatments: Vec<Treatment>,
+}
+
+impl Choosing<'_> {
+    /// The task of a module, and what the rules say of it.
+    fn module(&mut self, graph: &mut Graph, output: &Output, module: Module) -> Result<(Task, Verdict)> {
+        let options = self.options;
+        let verdict = if output.role == Role::Mtp { Verdict::default() } else { self.ruling.of(output) };
+        let choice = verdict.choice().unwrap_or_else(|| choose(output, module, options));
+        let task = self.task(graph, output, choice)?;
+        let free = is_free(output, &verdict, options);
+        if free {
+            self.ruling.check_bounds(output.module_path(), &verdict)?;
+        }
+        self.tally.count(&verdict, free, task.bytes());
+        Ok((task, verdict))
+    }
+
+    /// The task of a module with this choice; its bits are moved where they can be.
+    fn task(&mut self, graph: &mut Graph, output: &Output, choice: Choice) -> Result<Task> {
+        let options = self.options;
+        let moved = transcoded(self.checkpoint, graph, (output, choice), options, self.notes)?;
+        let found = moved.as_ref().map(drop).map_err(|not| *not);
+        let task = match moved {
+            Ok((format, moved)) => {
+                Task { moved: Some(moved), ..task(graph, output, format, options, self.notes)? }
+            }
+            Err(_) => task(graph, output, choice, options, self.notes)?,
+        };
+        let place = (&*output.name, output.node);
+        self.treatments.extend(treatment(self.checkpoint, graph, place, task.format.is_some(), found));
+        Ok(task)
+    }
+}
+
+/// What happens with a module that no rule decides about.
+fn choose(output: &Output, module: Module, options: &Options) -> Choice {
     if output.role == Role::Mtp {
         return options.format.and_then(|_| mtp::format()).map_or(Choice::Keep, Choice::Quantize);
     }
-    let path = path(output);
-    let mut choice = match options.format {
+    match options.format {
         None => Choice::Keep,
         Some(_) if output.role.is_tower() => options.towers.map_or(Choice::Keep, Choice::Quantize),
-        Some(format) => match (options.widths.get(path), module.own) {
+        Some(format) => match (options.widths.get(output.module_path()), module.own) {
             (Some(width), _) => Choice::Quantize(width),
             (None, Own::Run) => Choice::Quantize(format),
             (None, Own::Format(own)) => Choice::Quantize(own),
             (None, Own::Keep) => Choice::Keep,
         },
-    };
-    for (rule, hit) in options.overrides.iter().zip(hits) {
-        if rule.pattern.is_match(path) {
-            *hit = true;
-            choice = rule.format.map_or(Choice::Keep, Choice::Quantize);
-        }
     }
-    choice
 }
 
 /// Whether nothing but the format of the run decides about a parameter, so that an allocation may.
-pub(super) fn is_free(output: &Output, options: &Options) -> bool {
+pub(super) fn is_free(output: &Output, verdict: &Verdict, options: &Options) -> bool {
     let free = output.module.is_some_and(|module| module.own == Own::Run);
     let free = free && !output.role.is_tower() && output.role != Role::Mtp;
-    let overridden = || options.overrides.iter().any(|rule| rule.pattern.is_match(path(output)));
-    options.format.is_some() && free && !overridden()
+    options.format.is_some() && free && verdict.choice().is_none()
 }
 
 /// Bytes of a weight of this shape in a format: codes, scales and biases.
@@ -103,11 +166,6 @@ pub(super) fn stored_bytes(shape: &[u64], dtype: Float, format: Format) -> u64 {
     let groups = shape.iter().product::<u64>() / format.group_size() as u64;
     let scales = format.scale_bytes(dtype) * if format.has_biases() { 2 } else { 1 };
     groups * (format.code_bytes() + scales) as u64
-}
-
-/// The path of a parameter's module.
-fn path(output: &Output) -> &str {
-    output.name.strip_suffix(".weight").unwrap_or(&output.name)
 }
 
 /// The format in which the bits of a parameter are moved, and how; or why they are not, of which a note
@@ -123,10 +181,9 @@ fn transcoded(
     if options.transcode == Transcode::Never {
         return Ok(Err(Not::Because("so it was asked, by `--transcode never`")));
     }
-    let cast = options.dtype.filter(|dtype| output.cast && *dtype != graph.node(output.node).dtype);
-    let module = output.name.strip_suffix(".weight").unwrap_or(&output.name).to_owned();
+    let module = output.module_path().to_owned();
     let why = match moved(checkpoint, graph, output.node, asked)? {
-        Ok((native, _)) if native.format.has_biases() && cast.is_some() => {
+        Ok((native, _)) if native.format.has_biases() && is_cast(graph, output, options) => {
             "scales of another dtype are asked for"
         }
         Ok((native, moved)) => {
@@ -141,6 +198,24 @@ fn transcoded(
     };
     notes.push(Note::NotMoved { module, why: why.to_owned() });
     Ok(Err(Not::Because(why)))
+}
+
+/// Whether the dtype that is asked for is another one than the parameter's.
+fn is_cast(graph: &Graph, output: &Output, options: &Options) -> bool {
+    options.dtype.is_some_and(|dtype| output.cast && dtype != graph.node(output.node).dtype)
+}
+
+/// The format in which the bits of a parameter are moved wherever as many bits are asked for as it has.
+pub(super) fn native(
+    checkpoint: &Checkpoint,
+    graph: &mut Graph,
+    output: &Output,
+    options: &Options,
+) -> Option<Format> {
+    let most = Format::new(Mode::Affine, 8, 64).filter(|_| options.transcode == Transcode::Auto)?;
+    let (native, _) = moved(checkpoint, graph, output.node, most).ok()?.ok()?;
+    let cast = native.format.has_biases() && is_cast(graph, output, options);
+    (!cast).then_some(native.format)
 }
 
 fn task(
@@ -195,7 +270,7 @@ fn fitting(
     if shape.len() >= 2 && row > 0 && row % group_size == 0 {
         return Ok(Some(format));
     }
-    let module = output.name.strip_suffix(".weight").unwrap_or(&output.name).to_owned();
+    let module = output.module_path().to_owned();
     notes.push(Note::NotDivisible { module, row, group_size });
     Ok(None)
 }

@@ -10,6 +10,7 @@ mod choose;
 mod config;
 mod importance;
 mod keys;
+mod like;
 pub mod measures;
 mod memory;
 mod method;
@@ -17,6 +18,7 @@ mod mtp;
 mod note;
 pub mod options;
 mod recipe;
+pub mod rules;
 mod shards;
 mod spec;
 mod totals;
@@ -28,13 +30,15 @@ use serde::{Deserialize, Serialize};
 
 pub use choose::Choice;
 pub use importance::{Channels, Importance};
+pub use like::Like;
 pub(crate) use memory::LOOK;
 pub use memory::{Memory, Schedule, cut};
 pub use method::Method;
 pub use mtp::{Apart, FOLDER as MTP_FOLDER, Mtp};
 pub use note::Note;
-pub use options::{Options, Override};
+pub use options::Options;
 pub use recipe::Recipe;
+pub use rules::{Override, RecipeFile, Rule, RuleEffect};
 pub use shards::{Index, OutputShard, indexes, shard_header};
 pub use spec::{RoundingSpec, Spec};
 pub use totals::{RoleTotals, Totals};
@@ -42,7 +46,7 @@ pub use transcode::{Moved, Transcode};
 pub use treatment::{Happens, Treatment};
 pub use widths::Widths;
 
-use allocate::Allocation;
+use allocate::{Allocation, BitsError};
 
 use crate::checkpoint::region::{Axis, Region};
 use crate::checkpoint::{Checkpoint, DType, LogicalTensor, StoredId};
@@ -101,6 +105,9 @@ pub struct Plan {
     pub shards: Vec<OutputShard>,
     /// The tensors of the checkpoint that are left out, and why.
     pub dropped: Vec<Dropped>,
+    /// What each rule came to: those of the model that is copied, of the recipe, overrides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleEffect>,
     /// What is done differently from what was asked, or worth knowing.
     pub notes: Vec<Note>,
     /// The config to write.
@@ -310,11 +317,23 @@ impl Plan {
     /// # Errors
     /// Every refusal that headers allow: see [`Error`].
     pub fn new(checkpoint: &Checkpoint, origin: Origin, options: &Options) -> Result<Self> {
+        // Bounds are for what was chosen by a target, which hands over widths.
+        match options.rules.iter().find(|rule| rule.is_bound()) {
+            Some(rule) if options.widths.is_empty() => {
+                Err(BitsError::BoundAlone { rule: rule.to_string() }.into())
+            }
+            _ => Self::draft(checkpoint, origin, options),
+        }
+    }
+
+    /// The same where widths are still to be chosen.
+    pub(crate) fn draft(checkpoint: &Checkpoint, origin: Origin, options: &Options) -> Result<Self> {
         choose::refuse_packed(checkpoint, options)?;
         let Origin { name, mut layout, active_share } = origin;
         let mut notes = note::left_out(checkpoint);
         mtp::separate(checkpoint, &name, &mut layout, options, &mut notes)?;
-        let (mut tasks, treatments) = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
+        let chosen = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
+        let choose::Chosen { mut tasks, effects: rules, treatments } = chosen;
         let shards = shards::place(&mut tasks, options.shard_bytes);
         let (model, _) = mtp::parted(&tasks);
         let chosen = if options.widths.is_empty() { None } else { widths::commonest(model) };
@@ -343,6 +362,7 @@ impl Plan {
             tasks,
             treatments,
             shards,
+            rules,
             notes,
         })
     }

@@ -24,6 +24,34 @@ pub enum Note {
         /// The override as given.
         text: String,
     },
+    /// A rule of a recipe file that no module matches.
+    RuleUnused {
+        /// The rule in short.
+        rule: String,
+        /// Its line.
+        line: usize,
+        /// Whether it is a floor or ceiling, which finds only what a target chooses for.
+        bound: bool,
+    },
+    /// A model to copy from that has none of the modules.
+    LikeUnused {
+        /// The model.
+        model: String,
+    },
+    /// Modules that the model to copy from does not have; they are stored as without it, in its commonest format.
+    LikeMissing {
+        /// The model.
+        model: String,
+        /// The modules.
+        modules: Vec<String>,
+    },
+    /// Quantized modules that only the model to copy from has.
+    LikeSpare {
+        /// The model.
+        model: String,
+        /// The modules.
+        modules: Vec<String>,
+    },
     /// A module that is stored in the source's format, because that is exact.
     Moved {
         /// The module.
@@ -63,8 +91,13 @@ impl Note {
     pub const fn is_fallback(&self) -> bool {
         matches!(
             self,
-            Self::NotDivisible { .. } | Self::OverrideUnused { .. } | Self::NoMtp | Self::MtpUnknown { .. }
-        )
+            Self::NotDivisible { .. } | Self::LikeMissing { .. } | Self::NoMtp | Self::MtpUnknown { .. }
+        ) || self.is_unused()
+    }
+
+    /// Whether a rule finds nothing, whatever formats are chosen.
+    pub const fn is_unused(&self) -> bool {
+        matches!(self, Self::OverrideUnused { .. } | Self::RuleUnused { .. } | Self::LikeUnused { .. })
     }
 }
 
@@ -77,6 +110,17 @@ impl fmt::Display for Note {
             ),
             Self::OverrideUnused { text } => {
                 write!(out, "override `{text}` matches no module that can be quantized")
+            }
+            Self::RuleUnused { rule, line, bound } => {
+                let what = if *bound { "that a target chooses for" } else { "that can be quantized" };
+                write!(out, "rule `{rule}` (line {line} of the recipe) matches no module {what}")
+            }
+            Self::LikeUnused { model } => write!(out, "`{model}` has none of the modules of this model"),
+            Self::LikeMissing { model, modules } => {
+                write!(out, "{} not in `{model}`", some_are(modules, "stored in the usual format:"))
+            }
+            Self::LikeSpare { model, modules } => {
+                write!(out, "{} in `{model}` alone", some_are(modules, "quantized"))
             }
             Self::Moved { module, format, asked } => {
                 write!(out, "`{module}` is moved as {format} bit by bit, not quantized as {asked}")
@@ -98,6 +142,20 @@ impl fmt::Display for Note {
             Self::FileLeftOut { path, why } => write!(out, "`{path}` is left out: {why}"),
         }
     }
+}
+
+/// Modules that are named in a line.
+const NAMED: usize = 3;
+
+/// `a`, `b`, `c` and 3 more are this.
+fn some_are(modules: &[String], what: &str) -> String {
+    let shown: Vec<String> = modules.iter().take(NAMED).map(|module| format!("`{module}`")).collect();
+    let more = match modules.len().checked_sub(NAMED) {
+        None | Some(0) => String::new(),
+        Some(more) => format!(" and {more} more"),
+    };
+    let verb = if modules.len() == 1 { "is" } else { "are" };
+    format!("{}{more} {verb} {what}", shown.join(", "))
 }
 
 /// A note for each file of the source that does not reach the output. That the index is written anew

@@ -26,6 +26,9 @@ pub enum Recipe {
 }
 
 impl Recipe {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Mixed2_6, Self::Mixed3_4, Self::Mixed3_6, Self::Mixed4_6];
+
     /// The name that mlx-lm gives it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -71,8 +74,7 @@ impl Recipe {
 
 /// The path of a parameter's module, if that can be quantized.
 fn module(output: &Output) -> Option<&str> {
-    output.module?;
-    Some(output.name.strip_suffix(".weight").unwrap_or(&output.name))
+    output.module.map(|_| output.module_path())
 }
 
 /// Whether a module gets more bits in some layers.

@@ -30,9 +30,13 @@ impl FromIterator<(String, Format)> for Widths {
 
 /// The format that most modules have, so that the config needs few entries; the first of equals.
 pub(super) fn commonest(tasks: &[Task]) -> Option<Format> {
+    most(tasks.iter().filter_map(|task| task.format.as_ref().map(|spec| spec.0)))
+}
+
+/// The commonest of some formats; the first of equals.
+pub(super) fn most(formats: impl Iterator<Item = Format> + Clone) -> Option<Format> {
     let mut counts: HashMap<Format, usize> = HashMap::new();
-    let formats = || tasks.iter().filter_map(|task| task.format.as_ref().map(|spec| spec.0));
-    formats().for_each(|format| *counts.entry(format).or_default() += 1);
+    formats.clone().for_each(|format| *counts.entry(format).or_default() += 1);
     let most = counts.values().copied().max()?;
-    formats().find(|format| counts[format] == most)
+    formats.into_iter().find(|format| counts[format] == most)
 }

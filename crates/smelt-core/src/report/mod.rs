@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::layout::{Dropped, Role};
 pub use crate::pipeline::REPORT;
 use crate::pipeline::{Outlier, Weighed, seal};
-use crate::plan::{Plan, Spec, Task, Totals};
+use crate::plan::{Plan, RuleEffect, Spec, Task, Totals};
 
 /// The version of the report's JSON.
 pub const VERSION: u32 = 1;
@@ -44,6 +44,9 @@ pub struct Report {
     pub totals: Totals,
     /// Every parameter, in the order in which they are stored.
     pub tensors: Vec<TensorReport>,
+    /// What each rule came to: of the model that was copied, of the recipe file, overrides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleEffect>,
     /// What is done differently from what was asked, or worth knowing, in words.
     pub notes: Vec<String>,
     /// The parameters whose weights can't be right.
@@ -143,6 +146,7 @@ impl Report {
             run: Facts::default(),
             totals: plan.totals.clone(),
             tensors: plan.tasks.iter().zip(errors).map(|(task, error)| tensor(task, error)).collect(),
+            rules: plan.rules.clone(),
             notes: plan.notes.iter().map(ToString::to_string).collect(),
             outliers: Vec::new(),
             dropped: plan.dropped.clone(),

@@ -10,8 +10,10 @@ use smelt_core::checkpoint::region::whole;
 use smelt_core::layout::Family;
 use smelt_core::layout::catalog::Catalog;
 use smelt_core::layout::pull::Tensors;
-use smelt_core::pipeline::{Run, Silent};
-use smelt_core::plan::{Memory, Note, Options, Origin, Plan, Transcode};
+use smelt_core::pipeline::{Allocating, Means, Run, Silent};
+use smelt_core::plan::allocate::{FrontierPoint, Request, Target, parse_formats};
+use smelt_core::plan::measures::Measures;
+use smelt_core::plan::{Memory, Note, Options, Origin, Plan, RecipeFile, Transcode};
 use smelt_core::source::LocalSource;
 use smelt_kernels::{Format, Mode};
 
@@ -145,4 +147,78 @@ fn what_is_asked_for_decides() {
     // Zero points make a bias that need not be exact.
     let zeros = own(&experts(4));
     assert!(plan(&zeros, &Options::default()).tasks.iter().all(|task| task.moved.is_none()));
+}
+
+/// Weights in two formats that MLX has, and one that can't be moved.
+fn mixed() -> Checkpoint {
+    let mut tensors = cases::mxfp4(Draw { lead: 3, rows: 12, cols: 64, pick: 0, seed: 5 }).tensors;
+    tensors.extend(experts(0));
+    own(&tensors)
+}
+
+/// What a target makes of it, among these formats.
+fn allocated(source: &Checkpoint, target: Target, formats: &str, options: &Options) -> Plan {
+    let family = Family::parse(FAMILY).unwrap();
+    let origin = Origin::family(source, &family, None).unwrap();
+    let formats = parse_formats(formats).unwrap();
+    let request = Request { target, asked: String::new(), formats, layers: None };
+    let allocating = Allocating::new(source, origin, options, &request).unwrap();
+    let mut measures = Measures::new(allocating.fingerprint(None));
+    let (stop, memory) = (AtomicBool::new(false), Memory { limit: 1 << 30, threads: 2 });
+    let means = Means { importance: None, memory, observer: &Silent, stop: &stop };
+    allocating.measure(&mut measures, means).unwrap();
+    allocating.plan(&measures).unwrap()
+}
+
+#[test]
+fn a_target_counts_on_bits_that_are_moved() {
+    let source = mixed();
+    let moved = |plan: &Plan| plan.tasks.iter().filter(|task| task.moved.is_some()).count();
+    let every = "2/64,3/64,4/64,5/64,6/64,8/64,8/32";
+    let most = allocated(&source, Target::AtMost(1 << 30), every, &Options::default());
+    let last = most.allocation.as_ref().unwrap().frontier.last().unwrap();
+    assert_eq!(moved(&most), 3);
+    assert_eq!(last.tensor_bytes, most.totals.tensor_bytes, "what is moved takes what the source takes");
+    let decoded = Options { transcode: Transcode::Never, ..Options::default() };
+    let free = allocated(&source, Target::AtMost(1 << 30), every, &decoded);
+    assert!(moved(&free) == 0 && free.totals.tensor_bytes > most.totals.tensor_bytes);
+    // Every budget is spent as far as whole modules can, and to the byte as predicted.
+    let first = most.allocation.as_ref().unwrap().frontier[0].tensor_bytes;
+    for budget in (first..=last.tensor_bytes).step_by(200) {
+        let plan = allocated(&source, Target::AtMost(budget), every, &Options::default());
+        let allocation = plan.allocation.as_ref().unwrap();
+        let below = |point: &&FrontierPoint| point.tensor_bytes <= budget;
+        let reached = allocation.frontier.iter().rfind(below).unwrap();
+        assert!(plan.totals.tensor_bytes <= budget && allocation.loss <= reached.loss, "{budget}");
+        for task in plan.tasks.iter().filter(|task| task.moved.is_none()) {
+            assert!(task.module() == "turned" || task.format.as_ref().unwrap().0.bits() < 4, "{}", task.name);
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let result = run(&source, &most, folder.path());
+    assert_eq!(result.tensors().iter().map(|tensor| tensor.bytes).sum::<u64>(), most.totals.tensor_bytes);
+}
+
+#[test]
+fn a_format_of_the_source_is_asked_for_by_name_or_by_its_bits() {
+    let source = mixed();
+    let named = allocated(&source, Target::AtMost(1 << 30), "3/64,mxfp4,8/64,8/32", &Options::default());
+    let notes = |plan: &Plan| -> Vec<String> {
+        let of = |note: &Note| match note {
+            Note::Moved { module, .. } => Some(module.clone()),
+            _ => None,
+        };
+        plan.notes.iter().filter_map(of).collect()
+    };
+    assert_eq!(notes(&named), ["down"], "what is stored as asked for needs no note");
+    let fewer = allocated(&source, Target::AtMost(1 << 30), "3/64,3/32", &Options::default());
+    assert!(fewer.tasks.iter().all(|task| task.moved.is_none()));
+    // Bounds: a weight without an error is above every floor.
+    let text = "schema = 1\n[[rule]]\nmatch = 'gate'\nfloor = 6\n[[rule]]\nmatch = 'up'\nceiling = 3\n";
+    let rules = RecipeFile::parse("r.toml", text).unwrap().rules;
+    let bounded = Options { rules, ..Options::default() };
+    let plan = allocated(&source, Target::AtMost(1 << 30), "2/64,3/64,4/64,8/64,8/32", &bounded);
+    let of = |module: &str| plan.tasks.iter().find(|task| task.module() == module).unwrap();
+    assert!(of("gate").moved.is_some());
+    assert!(of("up").moved.is_none() && of("up").format.as_ref().unwrap().0.bits() == 3);
 }

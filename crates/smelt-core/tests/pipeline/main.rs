@@ -12,6 +12,7 @@ mod power;
 #[path = "../common/predicting.rs"]
 mod predicting;
 mod resume;
+mod rules;
 mod same;
 mod scribe;
 mod weights;

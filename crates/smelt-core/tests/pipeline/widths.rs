@@ -21,7 +21,7 @@ fn request(target: Target) -> Request {
     Request { target, asked: format!("{target:?}"), formats: candidates(), layers: None }
 }
 
-fn fast() -> Options {
+pub(crate) fn fast() -> Options {
     Options { method: Method::Search(Effort::Fast), ..Options::default() }
 }
 
@@ -29,12 +29,13 @@ fn origin(checkpoint: &Checkpoint) -> Origin {
     Origin::family(checkpoint, family_of(checkpoint, None).unwrap(), None).unwrap()
 }
 
-struct Chosen {
-    plan: Plan,
-    measures: Measures,
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) plan: Plan,
+    pub(crate) measures: Measures,
 }
 
-fn choose(
+pub(crate) fn choose(
     checkpoint: &Checkpoint,
     options: &Options,
     request: &Request,

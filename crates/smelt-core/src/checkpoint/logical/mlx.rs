@@ -64,7 +64,10 @@ impl Packed<'_> {
             }),
             dtype if dtype.float().is_some() => {
                 let block = self.declared.mlx.as_ref();
-                let own = block.and_then(|block| block.get(stem)).filter(|own| own.is_object());
+                // mlx-vlm takes an entry without the name of the language model as well.
+                let short = stem.strip_prefix("language_model.").unwrap_or(stem);
+                let entry = |path: &str| block?.get(path).filter(|own| own.is_object());
+                let own = entry(stem).or_else(|| entry(short));
                 let number =
                     |key: &str| own.and_then(|own| own.get(key)).or_else(|| block?.get(key))?.as_u64();
                 let group_size = number("group_size").unwrap_or(0);

@@ -7,7 +7,10 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum BitsError {
     /// A target that no choice of formats reaches.
-    #[error("{asked} can't be reached: this model takes from {least} to {most}")]
+    #[error(
+        "{asked} can't be reached: {}this model takes from {least} to {most}",
+        if *.bounded { "with the floors and ceilings of the recipe " } else { "" }
+    )]
     Unreachable {
         /// What was asked for.
         asked: String,
@@ -15,6 +18,49 @@ pub enum BitsError {
         least: String,
         /// The most that it takes.
         most: String,
+        /// Whether rules narrow the range.
+        bounded: bool,
+    },
+    /// An option about how a target chooses, without one.
+    #[error("`{option}` says how a target chooses, but neither recipe nor command line gives a target")]
+    OptionAlone {
+        /// The option.
+        option: String,
+    },
+    /// A floor or ceiling without a target.
+    #[error("rule {rule} bounds what a target chooses, but there is none; give one, such as `--target-bpw`")]
+    BoundAlone {
+        /// The rule.
+        rule: String,
+    },
+    /// A floor above the ceiling of another rule.
+    #[error("`{module}`: the floor of rule {floor} is above the ceiling of rule {ceiling}")]
+    Contradiction {
+        /// The module.
+        module: String,
+        /// The rule with the floor.
+        floor: String,
+        /// The rule with the ceiling.
+        ceiling: String,
+    },
+    /// Bounds between which there is no format to choose from.
+    #[error("`{module}`: none of the formats to choose from fits rule {rules}")]
+    NoFormat {
+        /// The module.
+        module: String,
+        /// The rules that bound it.
+        rules: String,
+    },
+    /// A recipe file that is not valid.
+    #[error(transparent)]
+    File(#[from] crate::plan::rules::RecipeError),
+    /// A model to copy from that MLX did not quantize.
+    #[error("`{model}` is no model that MLX quantized, whose formats could be copied: it holds {storage}")]
+    NotLike {
+        /// The model.
+        model: String,
+        /// What it is.
+        storage: String,
     },
     /// No module whose format is free to choose.
     #[error("no module is left to choose a format for: all are kept, overridden or fixed by the family")]

@@ -20,7 +20,7 @@ pub use error::BitsError;
 pub use fit::Fit;
 pub use layers::LayerPrior;
 pub use level::Level;
-pub use scope::{Free, Scope};
+pub use scope::{Candidate, Free, Scope};
 
 use super::measures::Measures;
 use super::{Plan, Widths};
@@ -79,7 +79,8 @@ pub fn parse_formats(text: &str) -> Result<Vec<Format>, BitsError> {
     Ok(formats)
 }
 
-fn parse_candidate(text: &str) -> Result<Format, String> {
+/// Parses one of them.
+pub(super) fn parse_candidate(text: &str) -> Result<Format, String> {
     if let Some(mode) = Mode::from_name(text).filter(|mode| *mode != Mode::Affine) {
         let (bits, group) = mode.defaults();
         return Format::new(mode, bits, group).ok_or_else(|| super::options::unknown(mode, bits, group));
@@ -225,6 +226,7 @@ impl Request {
             asked: self.asked.clone(),
             least: show(least, true),
             most: format!("{}{unit}", show(most, false)),
+            bounded: scope.bounded,
         }
     }
 }

@@ -45,6 +45,7 @@ pub fn page(report: &Report) -> String {
         header(report),
         notes(report),
         section("Size by role", &roles(report)),
+        section("What each rule did", &rules(report)),
         section("Bits by layer", &grid::bits(&report.tensors)),
         section("Error by layer", &grid::errors(&report.tensors)),
         section("How errors are spread", &chart::histogram(&report.tensors)),
@@ -98,6 +99,27 @@ fn notes(report: &Report) -> String {
     }
     let list = if items.is_empty() { items } else { format!("<ul class=\"notes\">\n{items}</ul>\n") };
     section("Different from what was asked, or worth knowing", &list)
+}
+
+fn rules(report: &Report) -> String {
+    if report.rules.is_empty() {
+        return String::new();
+    }
+    let mut rows = String::new();
+    for effect in &report.rules {
+        let from =
+            effect.line.map_or_else(|| effect.source.to_string(), |line| format!("recipe, line {line}"));
+        let _ = writeln!(
+            rows,
+            "<tr><th>{rule}</th><td>{modules}</td><td>{size}</td><td class=\"text\">{from}</td>\
+             <td class=\"text\">{reason}</td></tr>",
+            rule = Escaped(&effect.rule),
+            modules = effect.modules,
+            size = bytes(effect.bytes),
+            reason = Escaped(effect.reason.as_deref().unwrap_or_default()),
+        );
+    }
+    table(&["rule", "modules", "size", "from", "why"], &rows)
 }
 
 fn roles(report: &Report) -> String {
