@@ -165,6 +165,7 @@ fn task(
         format: format.map(Spec),
         parts,
         moved: None,
+        weighed: false,
     })
 }
 

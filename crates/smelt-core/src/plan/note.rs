@@ -40,6 +40,18 @@ pub enum Note {
         /// The reason.
         why: String,
     },
+    /// A module without weights in the importance that was given.
+    NoImportance {
+        /// The module.
+        module: String,
+    },
+    /// Experts that the text of the importance never reached.
+    ExpertsWithoutData {
+        /// How many.
+        experts: u64,
+        /// In how many modules.
+        modules: u64,
+    },
     /// A file of the source that is neither read nor copied.
     FileLeftOut {
         /// Its path in the source.
@@ -52,7 +64,7 @@ pub enum Note {
 impl Note {
     /// Whether the result differs from what was asked, which `--strict` does not allow.
     pub const fn is_fallback(&self) -> bool {
-        matches!(self, Self::NotDivisible { .. } | Self::OverrideUnused { .. })
+        matches!(self, Self::NotDivisible { .. } | Self::OverrideUnused { .. } | Self::NoImportance { .. })
     }
 }
 
@@ -72,6 +84,13 @@ impl fmt::Display for Note {
             Self::NotMoved { module, why } => {
                 write!(out, "`{module}` is decoded and quantized again: {why}")
             }
+            Self::NoImportance { module } => {
+                write!(out, "`{module}` has no importance in the file; its own columns weigh it")
+            }
+            Self::ExpertsWithoutData { experts, modules } => write!(
+                out,
+                "{experts} experts in {modules} modules have no data in the importance; they get the mean of their layer"
+            ),
             Self::FileLeftOut { path, why } => write!(out, "`{path}` is left out: {why}"),
         }
     }

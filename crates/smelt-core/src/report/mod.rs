@@ -15,7 +15,7 @@ use smelt_kernels::Distortion;
 
 use crate::error::{Error, Result};
 use crate::layout::{Dropped, Role};
-use crate::plan::{Plan, Spec, Task, Totals};
+use crate::plan::{Coverage, Plan, Spec, Task, Totals};
 
 /// The file that a run leaves beside the model.
 pub const REPORT: &str = "smelt-report.json";
@@ -51,6 +51,9 @@ pub struct Report {
     /// Sizes that other targets would have had with their predicted losses, smallest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frontier: Vec<Point>,
+    /// What importance weighed the channels, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importance: Option<Coverage>,
 }
 
 /// What only the run knows.
@@ -134,6 +137,7 @@ impl Report {
             tensors: plan.tasks.iter().zip(errors).map(|(task, error)| tensor(task, error)).collect(),
             notes: plan.notes.iter().map(ToString::to_string).collect(),
             dropped: plan.dropped.clone(),
+            importance: plan.importance.clone(),
             frontier: points.map(|at| Point { bytes: at.tensor_bytes, loss: at.loss }).collect(),
         }
     }
