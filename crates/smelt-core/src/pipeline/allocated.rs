@@ -65,6 +65,10 @@ impl<'a> Allocating<'a> {
             statistics.map(|all| Importance::new(all, &draft, checkpoint.config())).transpose()?;
         if let Some(importance) = &importance {
             draft.weigh(importance, false)?;
+            // Also of what the format of the run does not fit, but another one may.
+            for free in &scope.modules {
+                draft.tasks[free.task].weighed = importance.knows(&free.module);
+            }
         }
         Ok(Self { checkpoint, origin, options, request, draft, scope, importance })
     }

@@ -13,6 +13,7 @@ use super::{ImportanceError, Statistics};
 use crate::checkpoint::{Config, TensorId};
 use crate::error::Result;
 use crate::layout::graph::Op;
+use crate::layout::{Graph, NodeId};
 use crate::plan::{Plan, Task};
 
 /// What a multimodal model has its language model under.
@@ -117,6 +118,15 @@ fn may_have(task: &Task) -> bool {
     task.name.ends_with(".weight") && matches!(task.shape.len(), 2 | 3) && task.dtype.float().is_some()
 }
 
+/// Whether a parameter is a tensor of the checkpoint, of whatever dtype.
+fn is_whole(graph: &Graph, node: NodeId) -> bool {
+    match graph.node(node).op {
+        Op::Source(_) => true,
+        Op::Cast(input) => is_whole(graph, input),
+        _ => false,
+    }
+}
+
 struct Finder<'a> {
     statistics: &'a Statistics,
     plan: &'a Plan,
@@ -157,10 +167,9 @@ impl Finder<'_> {
             None => Ok(None),
             Some(Inputs::Shared(tensor)) => {
                 let Some(entry) = self.of_tensor(tensor) else { return Ok(None) };
-                let plain = matches!(self.plan.graph.node(task.node).op, Op::Source(_));
                 match self.one(entry, task, None) {
                     // A part of a tensor may have other inputs than the module that the tensor is of.
-                    Err(_) if !plain => Ok(None),
+                    Err(_) if !is_whole(&self.plan.graph, task.node) => Ok(None),
                     found => found.map(Some),
                 }
             }

@@ -50,7 +50,7 @@ impl Plan {
         let mut coverage = importance.facts();
         let (mut notes, mut unseen) = (Vec::new(), (0, 0));
         for task in &mut self.tasks {
-            task.weighed = is_quantized(task) && importance.weighing(task.module()).is_some();
+            task.weighed = is_quantized(task) && importance.knows(task.module());
             if task.weighed {
                 let experts = importance.unseen(task.module());
                 unseen = (unseen.0 + experts, unseen.1 + u64::from(experts > 0));

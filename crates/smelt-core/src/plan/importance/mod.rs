@@ -81,6 +81,11 @@ impl Importance {
         self.bound.modules.is_empty()
     }
 
+    /// Whether a module has weights.
+    pub fn knows(&self, module: &str) -> bool {
+        self.weighing(module).is_some()
+    }
+
     /// Entries of the file that are for no module.
     pub fn unused(&self) -> &[String] {
         &self.bound.unused
