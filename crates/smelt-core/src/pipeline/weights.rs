@@ -78,6 +78,6 @@ impl<'a> Weights<'a> {
 
 /// Elements of an expert, or of the whole matrix.
 fn entry(task: &Task) -> u64 {
-    let axes = if task.shape.len() > 2 { 1 } else { 0 };
-    task.shape[axes..].iter().product::<u64>().max(1)
+    let outer = usize::from(task.shape.len() > 2);
+    task.shape[outer..].iter().product::<u64>().max(1)
 }

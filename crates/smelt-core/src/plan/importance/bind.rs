@@ -206,10 +206,8 @@ impl Finder<'_> {
         let entry = self.at(place);
         let width = *task.shape.last().unwrap_or(&0);
         let experts = if task.shape.len() > 2 { task.shape[0] } else { 1 };
-        let (rows, channels) = match entry.flat {
-            true if width > 0 && entry.width.is_multiple_of(width) => (entry.width / width, width),
-            _ => (entry.rows, entry.width),
-        };
+        let unfolds = entry.flat && width > 0 && entry.width.is_multiple_of(width);
+        let (rows, channels) = if unfolds { (entry.width / width, width) } else { (entry.rows, entry.width) };
         if channels != width || (rows != 1 && rows != experts) {
             return Err(self.other(entry, task).into());
         }
@@ -220,10 +218,10 @@ impl Finder<'_> {
     fn other(&self, entry: &Entry, task: &Task) -> ImportanceError {
         ImportanceError::OtherModel {
             file: self.statistics.file.name.clone(),
-            entry: entry.name.clone(),
+            entry: entry.name.as_str().into(),
             found: (entry.rows, entry.width),
-            module: task.module().to_owned(),
-            shape: task.shape.clone(),
+            module: task.module().into(),
+            shape: task.shape.as_slice().into(),
         }
     }
 

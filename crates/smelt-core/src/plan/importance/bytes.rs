@@ -119,7 +119,7 @@ impl Scanner<'_> {
     }
 
     pub(super) fn implausible(&self, what: &'static str, found: impl Into<i128>) -> ImportanceError {
-        ImportanceError::Implausible { file: self.file.name.clone(), what, found: found.into() }
+        ImportanceError::Implausible { file: self.file.name.clone(), what, found: found.into().to_string() }
     }
 
     fn take<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N]> {

@@ -61,7 +61,7 @@ pub enum ImportanceError {
         /// What the number says.
         what: &'static str,
         /// The number.
-        found: i128,
+        found: String,
     },
     /// A name that is not text.
     #[error("`{file}` has a name that is not valid UTF-8 at byte {at}; download or copy it again")]
@@ -148,7 +148,7 @@ pub enum ImportanceError {
         /// The file.
         file: String,
         /// Why.
-        source: ZipError,
+        source: Box<ZipError>,
     },
     /// An entry that is packed in a way that numpy does not use.
     #[error("`{entry}` in `{file}` is packed by `{method}`; numpy's savez and savez_compressed are read")]
@@ -188,13 +188,13 @@ pub enum ImportanceError {
         /// The file.
         file: String,
         /// The entry.
-        entry: String,
+        entry: Box<str>,
         /// Entries of their own (experts, 1 for all), and channels of each.
         found: (u64, u64),
         /// The module that it would be for.
-        module: String,
+        module: Box<str>,
         /// The module's shape.
-        shape: Vec<u64>,
+        shape: Box<[u64]>,
     },
     /// Importance of another model, by its names.
     #[error(

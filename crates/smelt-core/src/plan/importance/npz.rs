@@ -42,11 +42,11 @@ struct Array {
 
 /// The entries of such a file.
 pub(super) fn index(file: &Bytes) -> Result<Vec<Entry>> {
-    let zip = |source| ImportanceError::Zip { file: file.name.clone(), source };
+    let zip = |why| ImportanceError::Zip { file: file.name.clone(), source: Box::new(why) };
     let reader = BufReader::new(file.section(0, file.size));
     let mut archive = ZipArchive::new(reader).map_err(zip)?;
     if archive.len() as u64 > MOST_ENTRIES * 2 {
-        let (what, found) = ("its number of arrays", archive.len() as i128);
+        let (what, found) = ("its number of arrays", archive.len().to_string());
         return Err(ImportanceError::Implausible { file: file.name.clone(), what, found }.into());
     }
     let mut arrays = HashMap::new();
@@ -68,7 +68,7 @@ fn array(
     archive: &mut ZipArchive<BufReader<Section>>,
     index: usize,
 ) -> Result<Option<(String, Array)>> {
-    let zip = |source| ImportanceError::Zip { file: file.name.clone(), source };
+    let zip = |why| ImportanceError::Zip { file: file.name.clone(), source: Box::new(why) };
     let inside = archive.by_index_raw(index).map_err(zip)?;
     let name = inside.name().map_err(zip)?.into_owned();
     let Some(name) = name.strip_suffix(".npy") else { return Ok(None) };

@@ -276,7 +276,7 @@ fn weighted_error(checkpoint: &Checkpoint, file: &[u8], module: &str, weight: im
     let part = |what: &str| tensors.tensor(&format!("{module}.{what}")).unwrap().data().to_vec();
     let (codes, scales, biases) = (part("weight"), bf16(&part("scales")), bf16(&part("biases")));
     let id =
-        checkpoint.tensors().iter().position(|tensor| &*tensor.name == format!("{module}.weight")).unwrap();
+        checkpoint.tensors().iter().position(|tensor| *tensor.name == format!("{module}.weight")).unwrap();
     let tensor = &checkpoint.tensors()[id];
     let width = *tensor.shape.last().unwrap() as usize;
     let mut raw = vec![0; tensor.bytes as usize];

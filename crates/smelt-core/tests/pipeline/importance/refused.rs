@@ -99,11 +99,14 @@ fn dat_that_is_broken() {
     refused!(legacy(&twice, 1), E::Twice { .. });
 }
 
+/// What is done to the arrays of a file.
+type Change<'a> = &'a dyn Fn(&mut Vec<(String, Vec<u8>)>);
+
 #[test]
 fn npz_that_is_broken() {
     let whole = npz(&given(true));
     refused!(whole[..whole.len() - 8].to_vec(), E::Zip { .. });
-    let changed = |change: &dyn Fn(&mut Vec<(String, Vec<u8>)>)| {
+    let changed = |change: Change<'_>| {
         let mut all = arrays(&given(true));
         change(&mut all);
         zip(&all, CompressionMethod::Deflated)
