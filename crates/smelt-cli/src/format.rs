@@ -48,6 +48,10 @@ pub(crate) fn notes(notes: &[Note]) -> Vec<String> {
                 let what = format!("moved as {format} bit by bit, not quantized as {asked}");
                 moved.entry(what).or_default().push(module);
             }
+            Note::NoImportance { module } => {
+                let what = "weighed by the columns alone: the importance has nothing there";
+                moved.entry(what.to_owned()).or_default().push(module);
+            }
             Note::NotMoved { module, why } => {
                 moved.entry(format!("decoded and quantized again: {why}")).or_default().push(module);
             }
@@ -178,6 +182,9 @@ fn facts(plan: &Plan, schedule: Schedule, free: Option<u64>) -> String {
     rows.extend(treatments(plan).into_iter().map(|line| fact("source", line)));
     if let Some(allocation) = &plan.allocation {
         rows.insert(1, fact("target", target(allocation)));
+    }
+    if let Some(coverage) = &plan.importance {
+        rows.insert(2, fact("importance", coverage.to_string()));
     }
     let needed = bytes(totals.disk_bytes());
     rows.push(fact(

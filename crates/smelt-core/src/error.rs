@@ -580,6 +580,9 @@ pub enum Error {
     /// A wish about bits that can't be met.
     #[error(transparent)]
     Bits(#[from] crate::plan::allocate::BitsError),
+    /// A file of importance that can't be used.
+    #[error(transparent)]
+    Importance(#[from] crate::plan::ImportanceError),
 
     // ---- pipeline ----
     /// An output directory with something in it.

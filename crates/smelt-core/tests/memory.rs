@@ -10,7 +10,7 @@ use serde_json::{Map, json};
 use smelt_core::checkpoint::Checkpoint;
 use smelt_core::layout::Family;
 use smelt_core::pipeline::{Run, Silent};
-use smelt_core::plan::{Memory, Method, Options, Origin, Plan};
+use smelt_core::plan::{Importance, Memory, Method, Options, Origin, Plan, Statistics};
 use smelt_core::source::{FileEntry, Source};
 use smelt_core::{Error, Result};
 use smelt_kernels::Effort;
@@ -85,6 +85,24 @@ struct Fabricated {
 }
 
 impl Fabricated {
+    /// An importance of all experts.
+    fn importance(layers: u64) -> Self {
+        let (mut header, mut end) = (Map::new(), 0);
+        for layer in 0..layers {
+            for name in ["up", "gate"] {
+                let begin = end;
+                end += 4 * EXPERTS * HIDDEN;
+                let shape = [EXPERTS, HIDDEN];
+                let entry = json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, end] });
+                header.insert(format!("l.{layer}.{name}"), entry);
+            }
+        }
+        let header = serde_json::Value::Object(header).to_string().into_bytes();
+        let head = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+        let size = head.len() as u64 + end;
+        Self { config: Vec::new(), head, size }
+    }
+
     fn new(layers: u64, stored: Stored) -> Self {
         let (mut header, mut end) = (Map::new(), 0);
         let mut put = |name: String, (dtype, size): (&str, u64), shape: &[u64]| {
@@ -147,7 +165,13 @@ fn peak(layers: u64, stored: Stored, memory: Memory) -> (u64, u64) {
     let origin = Origin::family(&checkpoint, &family, None).unwrap();
     // The least effort: how long a search takes is another matter.
     let options = Options { method: Method::Search(Effort::Fast), ..Options::default() };
-    let plan = Plan::new(&checkpoint, origin, &options).unwrap();
+    let mut plan = Plan::new(&checkpoint, origin, &options).unwrap();
+    let file = Fabricated::importance(layers);
+    let size = file.size;
+    let statistics = Statistics::read(Arc::new(file), "model.safetensors", size).unwrap();
+    let importance = Importance::new(statistics, &plan, checkpoint.config()).unwrap();
+    plan.weigh(&importance, false).unwrap();
+    assert_eq!(plan.importance.as_ref().map(|coverage| coverage.weighed), Some(2 * layers));
     let schedule = plan.schedule(memory).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let stop = AtomicBool::new(false);
@@ -159,7 +183,7 @@ fn peak(layers: u64, stored: Stored, memory: Memory) -> (u64, u64) {
         checkpoint: &checkpoint,
         output,
         schedule,
-        importance: None,
+        importance: Some(&importance),
         observer: &Silent,
         stop: &stop,
     }

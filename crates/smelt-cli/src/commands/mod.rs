@@ -23,7 +23,7 @@ use smelt_core::Error;
 use smelt_core::checkpoint::{Checkpoint, DType};
 use smelt_core::layout::Family;
 use smelt_core::plan::{
-    Like, Memory, Mtp, Options, Origin, Override, Plan, Schedule, Transcode, family_of, options,
+    Importance, Like, Memory, Mtp, Options, Origin, Override, Plan, Schedule, Transcode, family_of, options,
 };
 use smelt_core::source::LocalSource;
 use smelt_kernels::{Format, Mode, Rounding};
@@ -43,6 +43,8 @@ const LEAST_MEMORY: u64 = 64 << 20;
 pub(crate) struct Planned {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) plan: Plan,
+    /// What the plan's channels are weighed by, if anything.
+    pub(crate) importance: Option<Importance>,
     pub(crate) schedule: Schedule,
 }
 
@@ -57,7 +59,7 @@ pub(crate) fn planned(
     let options = options(&wish)?;
     let checkpoint = open(&args.model)?;
     let around = bits::Surroundings { printer, memory: memory(args.max_memory, args.threads), output, stop };
-    let plan = bits::plan(&checkpoint, origin(&checkpoint, args)?, options, &wish, around)?;
+    let (plan, importance) = bits::plan(&checkpoint, origin(&checkpoint, args)?, options, &wish, around)?;
     for note in &plan.notes {
         printer.event("note", &serde_json::to_value(note)?);
     }
@@ -65,7 +67,7 @@ pub(crate) fn planned(
         printer::warning(&line);
     }
     let schedule = plan.schedule(memory(args.max_memory, args.threads))?;
-    Ok(Planned { checkpoint, plan, schedule })
+    Ok(Planned { checkpoint, plan, importance, schedule })
 }
 
 /// Where the layout comes from: a discovered one, or a family.

@@ -27,7 +27,7 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
         show(&planned, &output, printer)?;
         return Ok(());
     }
-    let Planned { checkpoint, plan, schedule } = &planned;
+    let Planned { checkpoint, plan, importance, schedule } = &planned;
     printer.event("plan", &serde_json::to_value(&plan.totals)?);
     if args.no_resume {
         discard(&output)?;
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
         checkpoint,
         output: &output,
         schedule: *schedule,
-        importance: None,
+        importance: importance.as_ref(),
         observer: &recorder,
         stop: &stop,
     };

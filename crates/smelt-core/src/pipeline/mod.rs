@@ -26,6 +26,7 @@ pub(crate) mod seal;
 mod shard;
 mod sums;
 mod weigh;
+mod weights;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -47,7 +48,7 @@ pub use weigh::Weighed;
 
 use crate::checkpoint::{CONFIG, Checkpoint, INDEX};
 use crate::error::{Error, Result};
-use crate::plan::{Importance, MTP_FOLDER, Plan, Schedule, indexes};
+use crate::plan::{Importance, ImportanceError, MTP_FOLDER, Plan, Schedule, indexes};
 use crate::source::Stamp;
 use claim::{Claim, claim};
 use disk::{Disk, LocalDisk};
@@ -69,7 +70,7 @@ pub struct Run<'a> {
     pub output: &'a Path,
     /// How memory is shared out.
     pub schedule: Schedule,
-    /// Weights of input channels, for a method that searches.
+    /// The weights of input channels that the plan was made with.
     pub importance: Option<&'a Importance>,
     /// Is told what happens.
     pub observer: &'a dyn Observer,
@@ -139,11 +140,12 @@ impl Run<'_> {
     /// # Errors
     /// The same.
     pub fn execute_on(&self, disk: &dyn Disk) -> Result<Outcome> {
-        if let Some(importance) = self.importance {
-            importance.check(&self.plan.tasks)?;
+        let (planned, given) = (self.plan.importance.as_ref(), self.importance);
+        if planned.map(|coverage| coverage.digest.as_str()) != given.map(Importance::digest) {
+            return Err(ImportanceError::OtherPlan.into());
         }
         let output = OutputDir::open(disk, self.output)?;
-        let fingerprint = Fingerprint::of(self.plan, self.checkpoint).with_importance(self.importance);
+        let fingerprint = Fingerprint::of(self.plan, self.checkpoint);
         let header = Header::new(fingerprint, self.writes());
         let (journal, records) = match claim(&output, &header) {
             Ok(Claim::Finished) => return Ok(Outcome::AlreadyFinished),

@@ -8,19 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use smelt_kernels::{Format, Stored};
 
-use super::columns::Columns;
 use super::encode::{Encoder, Place};
 use super::event::{Event, Observer};
 use super::sample::sampled;
 use super::shard::{OpenTask, Shards};
 use super::weigh::Tally;
+use super::weights::Weights;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::region::{Region, elements};
 use crate::error::{Error, Result};
 use crate::layout::pool::Pool;
 use crate::layout::pull::Puller;
 use crate::plan::blocks::{Block, Cut};
-use crate::plan::{Importance, Method, Moved, Part, Plan, cut};
+use crate::plan::{Importance, Moved, Part, Plan, cut};
 
 /// Hands out blocks, in the order in which they lie in the files.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ pub(super) struct Shared<'a> {
 pub(super) fn work(shared: Shared<'_>) -> Result<()> {
     let mut worker = Worker {
         shared,
-        columns: Columns::default(),
+        weights: Weights::new(shared.plan, shared.importance),
         pool: Pool::default(),
         block: Vec::new(),
         stored: Vec::new(),
@@ -108,7 +108,7 @@ pub(super) fn work(shared: Shared<'_>) -> Result<()> {
 
 struct Worker<'a> {
     shared: Shared<'a>,
-    columns: Columns,
+    weights: Weights<'a>,
     pool: Pool,
     /// The block as pulled.
     block: Vec<u8>,
@@ -198,14 +198,11 @@ impl Worker<'_> {
     }
 
     fn quantize(&mut self, open: &OpenTask, block: &Block, format: Format) -> Result<()> {
-        let Shared { plan, checkpoint, importance, .. } = self.shared;
+        let Shared { plan, checkpoint, .. } = self.shared;
         let task = &plan.tasks[open.index];
-        let mut place = Place { offset: block.offset, len: block.len };
-        let mut channels = importance.and_then(|all| all.of(task.module()));
-        if channels.is_none() && plan.method != Method::Rtn {
-            let found = self.columns.of(Puller::new(&plan.graph, checkpoint), task, place)?;
-            (channels, place) = found.map_or((None, place), |(channels, place)| (Some(channels), place));
-        }
+        let at = Place { offset: block.offset, len: block.len };
+        let found = self.weights.of(Puller::new(&plan.graph, checkpoint), task, at)?;
+        let (channels, place) = found.map_or((None, at), |(channels, place)| (Some(channels), place));
         let encoder = Encoder::new(plan, task, format, channels);
         let (group, sizes) = (format.group_size() as u64, encoder.group());
         let (before, groups) = (block.offset / group, (block.len / group) as usize);
@@ -213,7 +210,6 @@ impl Worker<'_> {
         resize(&mut stored, groups * sizes.all());
         encoder.encode(place, &self.block, &mut stored);
         let dtype = task.dtype.float().expect("the plan quantizes floats only");
-        let at = Place { offset: block.offset, len: block.len };
         let distortion = sampled((format, dtype), at, &self.block, &stored);
         open.sample(distortion);
         self.shared.observer.on(&Event::Sampled { task: open.index, distortion });

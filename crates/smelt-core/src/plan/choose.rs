@@ -251,6 +251,7 @@ fn task(
         format: format.map(Spec),
         parts,
         moved: None,
+        weighed: false,
     })
 }
 

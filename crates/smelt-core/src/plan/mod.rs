@@ -29,7 +29,8 @@ mod widths;
 use serde::{Deserialize, Serialize};
 
 pub use choose::Choice;
-pub use importance::{Channels, Importance};
+pub(crate) use importance::block_bytes as weight_bytes;
+pub use importance::{Channels, Coverage, Importance, ImportanceError, Kind, Reader, Statistics};
 pub use like::Like;
 pub(crate) use memory::LOOK;
 pub use memory::{Memory, Schedule, cut};
@@ -96,6 +97,9 @@ pub struct Plan {
     pub format: Option<Spec>,
     /// What the allocation came to that chose the modules' formats, if one did.
     pub allocation: Option<Allocation>,
+    /// What importance weighs the channels, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importance: Option<Coverage>,
     /// The tensors to write, in the order in which they lie in the files.
     pub tasks: Vec<Task>,
     /// What becomes of the codes of the source, for each parameter that is made of codes.
@@ -172,6 +176,9 @@ pub struct Task {
     /// Where these come from, if the source has them exactly and nothing is quantized.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<Moved>,
+    /// Whether an imported importance weighs its channels.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub weighed: bool,
 }
 
 /// A tensor in an output file.
@@ -351,6 +358,7 @@ impl Plan {
             strict: options.strict,
             format: format.map(Spec::from),
             allocation: None,
+            importance: None,
             config: config::edited(checkpoint.config(), &layout.config, format, model),
             mtp: mtp::apart(checkpoint.config(), &layout, &tasks),
             side_files: checkpoint.side_files().to_vec(),

@@ -77,6 +77,18 @@ pub enum Note {
         /// The first.
         first: String,
     },
+    /// A module without weights in the importance that was given.
+    NoImportance {
+        /// The module.
+        module: String,
+    },
+    /// Experts that the text of the importance never reached.
+    ExpertsWithoutData {
+        /// How many.
+        experts: u64,
+        /// In how many modules.
+        modules: u64,
+    },
     /// A file of the source that is neither read nor copied.
     FileLeftOut {
         /// Its path in the source.
@@ -91,7 +103,11 @@ impl Note {
     pub const fn is_fallback(&self) -> bool {
         matches!(
             self,
-            Self::NotDivisible { .. } | Self::LikeMissing { .. } | Self::NoMtp | Self::MtpUnknown { .. }
+            Self::NotDivisible { .. }
+                | Self::LikeMissing { .. }
+                | Self::NoMtp
+                | Self::MtpUnknown { .. }
+                | Self::NoImportance { .. }
         ) || self.is_unused()
     }
 
@@ -138,6 +154,13 @@ impl fmt::Display for Note {
                     1 => String::new(),
                     more => format!(" and {} more", more - 1),
                 }
+            ),
+            Self::NoImportance { module } => {
+                write!(out, "`{module}` has no importance in the file; its own columns weigh it")
+            }
+            Self::ExpertsWithoutData { experts, modules } => write!(
+                out,
+                "{experts} experts in {modules} modules have no data in the importance; they get the mean of their layer"
             ),
             Self::FileLeftOut { path, why } => write!(out, "`{path}` is left out: {why}"),
         }

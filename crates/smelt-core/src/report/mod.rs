@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::layout::{Dropped, Role};
 pub use crate::pipeline::REPORT;
 use crate::pipeline::{Outlier, Weighed, seal};
-use crate::plan::{Plan, RuleEffect, Spec, Task, Totals};
+use crate::plan::{Coverage, Plan, RuleEffect, Spec, Task, Totals};
 
 /// The version of the report's JSON.
 pub const VERSION: u32 = 1;
@@ -60,6 +60,9 @@ pub struct Report {
     /// Sizes that other targets would have had with their predicted losses, smallest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frontier: Vec<Point>,
+    /// What importance weighed the channels, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importance: Option<Coverage>,
 }
 
 /// What only the run knows.
@@ -151,6 +154,7 @@ impl Report {
             outliers: Vec::new(),
             dropped: plan.dropped.clone(),
             card: None,
+            importance: plan.importance.clone(),
             frontier: points.map(|at| Point { bytes: at.tensor_bytes, loss: at.loss }).collect(),
         }
     }

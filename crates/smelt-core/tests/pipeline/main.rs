@@ -7,6 +7,7 @@ mod common;
 mod failures;
 mod faulty;
 mod files;
+mod importance;
 mod mtp;
 mod power;
 #[path = "../common/predicting.rs"]
