@@ -51,9 +51,12 @@ def required(package: str, name: str, base: str) -> dict[str, list[str]]:
             continue
         if keys := [key for key in fields_without_default(owner) if key not in NESTED]:
             found[model_type] = keys
-    renamed = importlib.import_module(f"{package}.utils").MODEL_REMAPPING
-    aliases = {alias: found[name] for alias, name in renamed.items() if name in found}
-    return dict(sorted((found | aliases).items()))
+    utils = importlib.import_module(f"{package}.utils")
+    aliases = {alias: found[name] for alias, name in utils.MODEL_REMAPPING.items() if name in found}
+    # What is read by another class for some `architectures` needs no one set of keys.
+    several = {model_type for model_type, _ in getattr(utils, "MODEL_ARCHITECTURE_REMAPPING", ())}
+    both = found | aliases
+    return {model_type: both[model_type] for model_type in sorted(both.keys() - several)}
 
 
 def table() -> dict[str, Any]:

@@ -162,10 +162,10 @@ fn allocated(source: &Checkpoint, target: Target, formats: &str, options: &Optio
     let origin = Origin::family(source, &family, None).unwrap();
     let formats = parse_formats(formats).unwrap();
     let request = Request { target, asked: String::new(), formats, layers: None };
-    let allocating = Allocating::new(source, origin, options, &request).unwrap();
-    let mut measures = Measures::new(allocating.fingerprint(None));
+    let allocating = Allocating::new(source, origin, options, &request, None).unwrap();
+    let mut measures = Measures::new(allocating.fingerprint());
     let (stop, memory) = (AtomicBool::new(false), Memory { limit: 1 << 30, threads: 2 });
-    let means = Means { importance: None, memory, observer: &Silent, stop: &stop };
+    let means = Means { memory, observer: &Silent, stop: &stop };
     allocating.measure(&mut measures, means).unwrap();
     allocating.plan(&measures).unwrap()
 }

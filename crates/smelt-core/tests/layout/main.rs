@@ -44,6 +44,7 @@ fn task(case: &Case, node: NodeId, format: Option<Format>) -> Task {
         shape: found.shape.to_vec(),
         format: format.map(Spec),
         parts: Vec::new(),
+        weighed: false,
         moved: None,
     }
 }

@@ -111,7 +111,7 @@ fn floors_and_ceilings_hold_for_whatever_a_target_chooses() {
 
 fn refused(options: &Options, request: &Request) -> BitsError {
     let checkpoint = open(&Model::manifest("llama"));
-    match Allocating::new(&checkpoint, origin(&checkpoint), options, request) {
+    match Allocating::new(&checkpoint, origin(&checkpoint), options, request, None) {
         Err(Error::Bits(error)) => error,
         other => panic!("{other:?}"),
     }
@@ -149,7 +149,7 @@ fn what_rules_make_impossible_is_refused_before_a_weight_is_read() {
     // A rule that finds nothing is known before anything is measured.
     let unused = Options { strict: true, ..recipe("[[rule]]\nmatch = 'zzz'\nfloor = 4\n") };
     let usual = target(4.5);
-    let strict = Allocating::new(&checkpoint, origin(&checkpoint), &unused, &usual);
+    let strict = Allocating::new(&checkpoint, origin(&checkpoint), &unused, &usual, None);
     assert!(matches!(strict, Err(Error::Strict { .. })), "{strict:?}");
 }
 
