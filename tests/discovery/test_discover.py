@@ -269,6 +269,7 @@ EXPRESSIONS = [
     "mx.broadcast_to(a[0], (5, 3, 4))", "mx.matmul(a, a.mT)", "a @ mx.ones((4, 2))", "a ** 2",
     "mx.maximum(a, f)", "mx.sigmoid(f)", "mx.from_fp8(u)", "mx.contiguous(a.T)", "f * float('inf')",
     "mx.quantize(mx.broadcast_to(a.reshape(24, 1), (24, 64)), bits=8)[1]", "a.astype(mx.bfloat16)",
+    "mx.array(a) + b", "mx.array(a, mx.float32)", "mx.array(f, dtype=mx.float16)",
 ]  # fmt: skip
 SMALL = {
     "a": ["BF16", [2, 3, 4]],

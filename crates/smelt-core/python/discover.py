@@ -885,6 +885,7 @@ def record(mx: Any) -> None:
     for name in ("eval", "async_eval"):
         setattr(mx, name, without_proxies(RECORDER.real[name]))
     wrap_array(mx.array)
+    mx.array = copying(mx.array)
 
 
 def wrapped(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -916,6 +917,28 @@ def wrap_array(array: type) -> None:
             wrap_operator(array, f"__i{name}__", refuse_mutation)
     wrap_operator(array, "__getitem__", lambda a, index: RECORDER.index(a, index))
     wrap_operator(array, "__setitem__", refuse_mutation)
+
+
+def copying(array: type) -> type:
+    """`mx.array(stand_in)` is a copy, which the constructor of the type itself can't make."""
+
+    class Kind(type):
+        def __instancecheck__(cls, value: Any) -> bool:
+            return isinstance(value, array)
+
+        def __subclasscheck__(cls, kind: type) -> bool:
+            return issubclass(kind, array)
+
+        def __getattr__(cls, name: str) -> Any:
+            return getattr(array, name)
+
+        def __call__(cls, value: Any, *args: Any, **kwargs: Any) -> Any:
+            if type(value) is not Proxy:
+                return array(value, *args, **kwargs)
+            dtype = args[0] if args else kwargs.get("dtype")
+            return RECORDER.do_astype(value, dtype) if dtype else Proxy(value.node)
+
+    return Kind("array", (), {})
 
 
 def wrap_operator(array: type, name: str, traced: Callable[..., Any]) -> None:
