@@ -62,10 +62,11 @@ impl<const BYTES: usize> Extremes<'_, BYTES> {
             let mut counts = [0u16; WIDE];
             let (blocks, rest) = piece.as_chunks::<WIDE>();
             for block in blocks {
-                for i in 0..WIDE {
-                    let bits = B::of(block[i]);
-                    largest[i] = largest[i].max(bits);
-                    counts[i] += u16::from(bits == B::default());
+                for ((bytes, largest), count) in block.iter().zip(&mut largest).zip(&mut counts) {
+                    let bits = B::of(*bytes);
+                    *largest = bits.max(*largest);
+                    // `PIECE` keeps it within 16 bits.
+                    *count = count.wrapping_add(u16::from(bits == B::default()));
                 }
             }
             for bytes in rest {

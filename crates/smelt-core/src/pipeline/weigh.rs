@@ -23,7 +23,7 @@ pub struct Weighed {
 }
 
 /// Parameters of at most this many elements are looked at whole.
-const WHOLE: u64 = 1 << 18;
+const WHOLE: u64 = 1 << 16;
 
 /// Stored weights that are decoded at a time: whole groups of any size.
 const DECODED: u64 = 1 << 12;
@@ -91,5 +91,41 @@ impl Tally {
     pub(super) fn finish(&self) -> Option<Weighed> {
         let rms = self.squares.mean().sqrt() as f32;
         self.largest.is_finite().then_some(Weighed { largest: self.largest, rms, zeros: self.zeros })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Elements of a parameter that is too large to be looked at whole.
+    const LARGE: u64 = 400_000;
+
+    fn weighed(data: &[u8], cuts: &[u64]) -> Weighed {
+        let mut all = Tally::default();
+        // The blocks come in any order; here the last is the first.
+        for ends in cuts.windows(2).rev() {
+            let (mut tally, place) = (Tally::default(), Place { offset: ends[0], len: ends[1] - ends[0] });
+            let block = &data[ends[0] as usize * 2..ends[1] as usize * 2];
+            assert!(tally.add(Float::Bf16, LARGE, place, block));
+            all.merge(&tally);
+        }
+        all.finish().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+
+        #[test]
+        fn a_large_parameter_amounts_to_the_same_however_it_is_cut(mut cuts in prop::collection::vec(0..LARGE, 0..30)) {
+            let bits = |at: u64| 0x3C00 + (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u16;
+            let data: Vec<u8> = (0..LARGE).flat_map(|at| bits(at).to_le_bytes()).collect();
+            cuts.extend([0, LARGE]);
+            cuts.sort_unstable();
+            let whole = weighed(&data, &[0, LARGE]);
+            prop_assert_eq!(weighed(&data, &cuts), whole);
+        }
     }
 }
