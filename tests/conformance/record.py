@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -63,7 +64,7 @@ def cell(name: str, library: str) -> Cell:
 
 def shorten(error: str) -> str:
     """The first line of an error, without what varies or runs on."""
-    line = error.splitlines()[0].split(" (it has ")[0]
+    line = re.split(r" \(did you mean |; (?:neither|mlx)", error.splitlines()[0])[0]
     if len(error.splitlines()) > 1:
         line += " " + error.splitlines()[1].strip()
     return line if len(line) <= LONGEST_REASON else line[:LONGEST_REASON] + "…"

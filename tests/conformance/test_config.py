@@ -12,7 +12,7 @@ from typing import Any
 
 import library
 import pytest
-import required_keys
+import library_table
 from checkpoints import Variant, load_manifest, manifest_tensors, write_json, write_tensors
 from compare import read_json
 from conftest import ROOT, Smelt
@@ -68,6 +68,6 @@ def test_a_config_of_transformers_5(model: str, name: str, tmp_path: Path, smelt
     smelt.run("verify", ours, "--against", source)
 
 
-def test_the_table_of_required_keys_is_that_of_the_installed_libraries() -> None:
-    table = ROOT / "crates" / "smelt-core" / "data" / "required_keys.json"
-    assert table.read_text() == required_keys.text()
+def test_the_table_is_that_of_the_installed_libraries() -> None:
+    table = ROOT / "crates" / "smelt-core" / "data" / "libraries.json"
+    assert table.read_text() == library_table.text()

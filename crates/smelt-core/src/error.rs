@@ -416,15 +416,17 @@ pub enum Error {
     // ---- layout ----
     /// A model type that no family covers.
     #[error(
-        "smelt has no family for the model type `{model_type}` (it has {}); `--discover` asks the \
-         installed mlx-lm or mlx-vlm, `--family` takes a family file of your own (see CONTRIBUTING.md)",
-        .known.join(", ")
+        "smelt has no family for the model type `{model_type}`{}; {}; `--family` takes a family file of your \
+         own (see CONTRIBUTING.md)",
+        hint(.near), discovery(.libraries)
     )]
     ModelType {
         /// The `model_type` of config.json.
         model_type: String,
-        /// Those that are known.
-        known: Vec<String>,
+        /// Types of like names that are known.
+        near: Vec<String>,
+        /// Libraries that have a model of the type, with their versions.
+        libraries: Vec<String>,
     },
     /// A config that does not say what model it is of.
     #[error(
@@ -457,7 +459,10 @@ pub enum Error {
         problems: Problems,
     },
     /// A family that says nothing of the library that is to load the result.
-    #[error("the family `{family}` describes the model of {}, not of {target}", .known.join(" and "))]
+    #[error(
+        "the family `{family}` describes the model of {}, not of {target}; give `--target {}`",
+        .known.join(" and "), .known.first().map_or("", String::as_str)
+    )]
     Target {
         /// The family.
         family: String,
@@ -468,23 +473,33 @@ pub enum Error {
     },
     /// A config that lacks what the library that is to load the result can't do without.
     #[error(
-        "{library} {version} does not load a model of type `{model_type}` whose config.json has no {}{}; take the \
+        "{library} does not load a model of type `{model_type}` whose config.json has no {}{}; take the \
          config.json that the model was published with, or add {}",
-        listed(.keys),
+        listed(.keys, "and"),
         .writer.as_deref().map_or_else(String::new, |writer| format!(" (transformers {writer} wrote this one)")),
         if .keys.len() == 1 { "the key" } else { "the keys" }
     )]
     ConfigKeys {
-        /// The library.
+        /// The library with its version of which that is known.
         library: String,
-        /// Its version of which that is known.
-        version: String,
         /// The model type.
         model_type: String,
         /// The keys that lack.
         keys: Vec<String>,
         /// The version of transformers that wrote the config, if it says so.
         writer: Option<String>,
+    },
+    /// A model type of which the library that is to load the result has no model.
+    #[error("{library} has no model of type `{model_type}`{}", .other.as_deref().map_or_else(String::new, |other| {
+        format!("; {other} has: give `--target {}`", other.split(' ').next().unwrap_or(other))
+    }))]
+    NotInLibrary {
+        /// The library with its version of which that is known.
+        library: String,
+        /// The model type.
+        model_type: String,
+        /// Another library that has one, with its version.
+        other: Option<String>,
     },
     /// A layout that was discovered on another checkpoint.
     #[error(
@@ -753,11 +768,26 @@ fn list(out: &mut fmt::Formatter<'_>, all: &[impl fmt::Display]) -> fmt::Result 
 }
 
 /// `a`, `b` and `c`.
-fn listed(all: &[String]) -> String {
+fn listed(all: &[String], and: &str) -> String {
     let quoted: Vec<String> = all.iter().map(|one| format!("`{one}`")).collect();
     match quoted.split_last() {
-        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        Some((last, rest)) if !rest.is_empty() => format!("{} {and} {last}", rest.join(", ")),
         _ => quoted.concat(),
+    }
+}
+
+/// Which known names are like one that is not.
+fn hint(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(" (did you mean {}?)", listed(names, "or")) }
+}
+
+/// Who can say how a model of an unknown type is laid out.
+fn discovery(libraries: &[String]) -> String {
+    match libraries {
+        [] => "neither library has a model of it in the versions that smelt knows; if yours has, `--discover` asks \
+               it"
+            .to_owned(),
+        some => format!("{} has a model of it: `--discover` asks the one installed", some.join(" and ")),
     }
 }
 

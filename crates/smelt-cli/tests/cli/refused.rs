@@ -46,7 +46,7 @@ fn experts() {
 #[test]
 fn models_that_smelt_does_not_know() {
     let said = changed("llama", |model| model.config["model_type"] = json!("llama9"));
-    assert!(said.starts_with("error: smelt has no family for the model type `llama9` (it has "), "{said}");
+    assert!(said.starts_with("error: smelt has no family for the model type `llama9` (did you mean `llama`"), "{said}");
     assert!(said.contains("--discover") && said.contains("--family"), "{said}");
     assert_snapshot!(changed("llama", |model| model.tensors.push(("model.sinks".to_owned(), vec![4]))), @"
     error: the checkpoint does not fit the family `llama`:

@@ -10,9 +10,11 @@ use serde_json::{Map, Value, json};
 
 use super::json::JsonText;
 
-/// Model types whose layers differ in their rotary positions: the kind of layer in `rope_parameters`, and the key
-/// that its base has elsewhere.
-const BY_KIND: [(&[&str], &[(&str, &str)]); 4] = [
+/// Kinds of layers in `rope_parameters`, each with the key that its base has elsewhere.
+type Kinds = &'static [(&'static str, &'static str)];
+
+/// Model types whose layers differ in their rotary positions.
+const BY_KIND: [(&[&str], Kinds); 4] = [
     (
         &["gemma3", "gemma3_text", "gemma3n", "gemma3n_text"],
         // mlx-vlm has a word of its own for the first.
@@ -81,7 +83,7 @@ fn rotary(rope: &Map<String, Value>, model_type: &str) -> Keys {
     keys
 }
 
-fn by_kind(rope: &Map<String, Value>, kinds: &[(&str, &'static str)]) -> Keys {
+fn by_kind(rope: &Map<String, Value>, kinds: Kinds) -> Keys {
     let own = |kind: &str| rope.get(kind).and_then(Value::as_object);
     let base = |(kind, key): &(&str, &'static str)| Some((*key, own(kind)?.get("rope_theta")?.clone()));
     let mut keys: Keys = kinds.iter().filter_map(base).collect();

@@ -67,7 +67,9 @@ impl Layout {
             stacks: IndexMap::new(),
             problems: Vec::new(),
         };
-        taken.iter().for_each(|dropped| parting.take(&dropped.tensor));
+        for dropped in &taken {
+            parting.take(&dropped.tensor);
+        }
         parting.stack();
         let Parting { outputs, mut problems, .. } = parting;
         problems.extend(self.twice(&outputs));

@@ -9,7 +9,7 @@ pub mod blocks;
 mod choose;
 mod config;
 mod importance;
-mod keys;
+mod libraries;
 mod like;
 pub mod measures;
 mod memory;
@@ -241,7 +241,8 @@ pub fn family_of<'a>(checkpoint: &Checkpoint, own: Option<&'a Family>) -> Result
     let model_type = config.model_type().ok_or(Error::NoModelType)?;
     family::of_config(config).ok_or_else(|| Error::ModelType {
         model_type: model_type.to_owned(),
-        known: family::all().flat_map(|family| family.model_types.clone()).collect(),
+        near: libraries::near(model_type),
+        libraries: libraries::of_type(model_type),
     })
 }
 
@@ -259,7 +260,7 @@ fn target_of<'a>(checkpoint: &Checkpoint, family: &'a Family, asked: Option<&'a 
     let target = match (asked, &family.targets[..]) {
         (Some(asked), _) => asked,
         (None, [only]) => only,
-        (None, _) => usual,
+        (None, all) => libraries::choose(checkpoint.config(), all, usual),
     };
     if described(target) {
         return Ok(target);
@@ -287,12 +288,12 @@ impl Origin {
     ///
     /// # Errors
     /// [`Error::Layout`] with everything that does not fit, [`Error::Target`] if the family does not
-    /// describe the model of the library that is to load the result, [`Error::ConfigKeys`] if that library
-    /// loads no model with such a config.
+    /// describe the model of the library that is to load the result, [`Error::NotInLibrary`] or
+    /// [`Error::ConfigKeys`] if that library loads no model with such a config.
     pub fn family(checkpoint: &Checkpoint, family: &Family, target: Option<&str>) -> Result<Self> {
         checkpoint.check_storage()?;
         let target = target_of(checkpoint, family, target)?;
-        keys::check(checkpoint.config(), target)?;
+        libraries::check(checkpoint.config(), family, target)?;
         let layout = family
             .layout(checkpoint.config(), checkpoint, target)
             .map_err(|problems| Error::Layout { family: family.name.clone(), problems: problems.into() })?;

@@ -75,7 +75,7 @@ pub(super) fn apart(config: &Config, layout: &Layout, tasks: &[Task]) -> Option<
     }
     let text = config.get("text_config").filter(|text| text.is_object()).unwrap_or(config.value());
     let mut text = text.as_object().cloned().unwrap_or_default();
-    SOURCE_QUANTIZATION.iter().for_each(|key| drop(text.shift_remove(*key)));
+    text.retain(|key, _| !SOURCE_QUANTIZATION.contains(&key.as_str()));
     let own = || format!("{}_mtp", config.model_type().unwrap_or_default());
     let mut all = Map::new();
     all.insert("model_type".to_owned(), json!(layout.mtp.model_type.clone().unwrap_or_else(own)));

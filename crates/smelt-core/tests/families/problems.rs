@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use smelt_core::Error;
-use smelt_core::layout::Problem;
+use smelt_core::layout::{Family, Problem, family};
 use smelt_core::plan::{Options, Origin, Plan, family_of};
 
 use crate::common::Model;
@@ -120,6 +120,25 @@ fn a_config_without_a_key_says_which() {
 }
 
 #[test]
+fn a_library_without_a_model_of_the_type_is_refused_with_the_one_that_has() {
+    let mut model = Model::manifest("llama");
+    model.config["model_type"] = json!("qwen3_embedding");
+    let checkpoint = open(&model);
+    let with = |family: &Family, target: &str| Origin::family(&checkpoint, family, Some(target)).unwrap_err();
+    // Whatever the family says, the library has the last word.
+    let text = family::text("qwen3").unwrap().replace("\"qwen3\"]", "\"qwen3_embedding\"]");
+    let ours = family::of_config(checkpoint.config()).unwrap();
+    let named = text.replacen("name = \"qwen3\"", &format!("name = \"{}\"", ours.name), 1);
+    let said = with(&Family::parse(&named).unwrap(), "mlx-lm").to_string();
+    assert_eq!(
+        said,
+        "mlx-lm 0.32.2 has no model of type `qwen3_embedding`; mlx-vlm 0.7.10 has: give `--target mlx-vlm`"
+    );
+    // A user's own family may be for a library of the user's own.
+    assert!(matches!(with(&Family::parse(&text).unwrap(), "mlx-lm"), Error::Layout { .. }));
+}
+
+#[test]
 fn a_config_that_the_library_does_not_load_is_refused_by_its_name() {
     let refused = |name: &str, change: &dyn Fn(&mut Model)| {
         let mut model = Model::manifest(name);
@@ -201,12 +220,18 @@ fn many_problems_are_counted() {
 }
 
 #[test]
-fn an_unknown_model_type_lists_those_that_are_known() {
+fn an_unknown_model_type_names_those_that_are_near_and_who_knows_it() {
     let mut model = Model::manifest("llama");
-    model.config["model_type"] = json!("llama9");
-    let error = family_of(&open(&model), None).unwrap_err().to_string();
+    let mut said = |model_type: &str| {
+        model.config["model_type"] = json!(model_type);
+        family_of(&open(&model), None).unwrap_err().to_string()
+    };
+    let error = said("llama9");
+    assert!(error.contains("`llama9` (did you mean `llama`") && error.contains("`--family`"), "{error}");
+    assert!(error.contains("neither library has a model of it") && error.contains("`--discover`"), "{error}");
+    let error = said("falcon_ocr");
     assert!(
-        error.contains("`llama9`") && error.contains("qwen3_moe") && error.contains("--family"),
+        error.contains("mlx-vlm 0.7.10 has a model of it: `--discover` asks the one installed"),
         "{error}"
     );
     model.unset("model_type");

@@ -1,9 +1,9 @@
-"""The keys of config.json without which the installed libraries do not load a model type.
+"""The model types that the installed libraries know, with the keys of config.json that they can't do without.
 
-    python tests/conformance/required_keys.py > crates/smelt-core/data/required_keys.json
+    python tests/conformance/library_table.py > crates/smelt-core/data/libraries.json
 
-They are the fields of the library's dataclass that have no default. Classes that read their config in
-a way of their own are left out: what they need can't be told from the fields.
+Such keys are the fields of the library's dataclass that have no default. Classes that read their config in
+a way of their own have none here: what they need can't be told from the fields.
 """
 
 from __future__ import annotations
@@ -33,36 +33,39 @@ def fields_without_default(owner: type) -> list[str]:
     )
 
 
-def modules(package: ModuleType) -> Iterator[tuple[str, ModuleType]]:
-    """The library's modules by model type; those that can't be imported load nothing."""
+def modules(package: ModuleType) -> Iterator[tuple[str, ModuleType | None]]:
+    """The library's modules by model type; nothing for one that lacks a package of its own."""
     for found in pkgutil.iter_modules(package.__path__):
+        module = None
         with contextlib.suppress(BaseException), contextlib.redirect_stdout(io.StringIO()):
-            yield found.name, importlib.import_module(f"{package.__name__}.{found.name}")
+            module = importlib.import_module(f"{package.__name__}.{found.name}")
+        yield found.name, module
 
 
-def required(package: str, name: str, base: str) -> dict[str, list[str]]:
-    """By model type the keys that the class called `name` needs, if it is read as `base` reads it."""
+def known(package: str, name: str, base: str) -> dict[str, list[str]]:
+    """All model types, with the keys that the class called `name` needs if it is read as `base` reads it."""
     models = importlib.import_module(f"{package}.models")
     usual = getattr(importlib.import_module(f"{package}.models.base"), base).from_dict.__func__
-    found = {}
+    found: dict[str, list[str]] = {}
     for model_type, module in modules(models):
         owner: Any = getattr(module, name, None)
-        if not dataclasses.is_dataclass(owner) or owner.from_dict.__func__ is not usual:
-            continue
-        if keys := [key for key in fields_without_default(owner) if key not in NESTED]:
-            found[model_type] = keys
+        if module is None:
+            found[model_type] = []
+        elif owner is not None and hasattr(module, "Model"):
+            plain = dataclasses.is_dataclass(owner) and owner.from_dict.__func__ is usual
+            keys = fields_without_default(owner) if plain else []
+            found[model_type] = [key for key in keys if key not in NESTED]
     utils = importlib.import_module(f"{package}.utils")
     aliases = {alias: found[name] for alias, name in utils.MODEL_REMAPPING.items() if name in found}
     # What is read by another class for some `architectures` needs no one set of keys.
-    several = {model_type for model_type, _ in getattr(utils, "MODEL_ARCHITECTURE_REMAPPING", ())}
-    both = found | aliases
-    return {model_type: both[model_type] for model_type in sorted(both.keys() - several)}
+    several = {model_type: [] for model_type, _ in getattr(utils, "MODEL_ARCHITECTURE_REMAPPING", ())}
+    return dict(sorted((found | aliases | several).items()))
 
 
 def table() -> dict[str, Any]:
     """For both libraries."""
-    lm = required("mlx_lm", "ModelArgs", "BaseModelArgs")
-    vlm = required("mlx_vlm", "ModelConfig", "BaseModelConfig")
+    lm = known("mlx_lm", "ModelArgs", "BaseModelArgs")
+    vlm = known("mlx_vlm", "ModelConfig", "BaseModelConfig")
     return {
         "mlx-lm": {"version": version("mlx-lm"), "models": lm},
         "mlx-vlm": {"version": version("mlx-vlm"), "models": vlm},
