@@ -42,7 +42,7 @@ impl Plan {
     /// Has the importance weigh the channels of the modules that it knows, and says so in the plan.
     ///
     /// # Errors
-    /// [`ImportanceError::Method`] if the plan only rounds; where `strict`, a module without weights.
+    /// [`ImportanceError::Method`] if the plan only rounds, [`ImportanceError::NothingQuantized`]; where `strict`, a module without weights.
     pub fn weigh(&mut self, importance: &Importance, strict: bool) -> Result<()> {
         if self.method == Method::Rtn {
             return Err(ImportanceError::Method.into());
@@ -61,6 +61,9 @@ impl Plan {
             }
             coverage.modules += 1;
             coverage.weighed += u64::from(task.weighed);
+        }
+        if coverage.modules == 0 {
+            return Err(ImportanceError::NothingQuantized.into());
         }
         coverage.experts_without_data = unseen.0;
         if unseen.0 > 0 {

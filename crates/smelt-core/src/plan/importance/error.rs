@@ -216,6 +216,9 @@ pub enum ImportanceError {
     /// Importance for a method that has no use for it.
     #[error("importance decides what the search looks for; `rtn` only rounds: leave out one of the two")]
     Method,
+    /// Importance for a plan that quantizes nothing.
+    #[error("importance weighs what is quantized, but nothing is; leave it out")]
+    NothingQuantized,
     /// A run with other importance than its plan was made for.
     #[error("the plan was made for another importance than the run is given; make the plan anew")]
     OtherPlan,

@@ -33,12 +33,12 @@ impl Rows {
             Counts::Unknown => {}
             Counts::Same(calls) => {
                 counts.fill(*calls);
-                factors.fill(1.0 / calls);
+                factors.fill(inverse(*calls));
             }
             Counts::Means(stored) => counts = read_counts(file, entry, stored, rows)?,
             Counts::Sums(stored) => {
                 counts = read_counts(file, entry, stored, rows)?;
-                factors = counts.iter().map(|count| 1.0 / count).collect();
+                factors = counts.iter().copied().map(inverse).collect();
             }
         }
         let mut cursor = Cursor::new(file);
@@ -49,7 +49,7 @@ impl Rows {
                 *count = 0.0;
             } else if entry.flat && rows > 1 {
                 // How many tokens an expert had is not known, so neither is the scale of its numbers.
-                factors[row] = (width as f64 / found.sum) as f32;
+                factors[row] = inverse((found.sum / width as f64) as f32);
             }
         }
         Ok(Self { counts, factors })
@@ -63,6 +63,11 @@ impl Rows {
     pub(super) fn bytes(&self) -> u64 {
         8 * self.counts.len() as u64
     }
+}
+
+/// Finite also where the number is next to nothing.
+fn inverse(value: f32) -> f32 {
+    (1.0 / value).min(f32::MAX)
 }
 
 fn read_counts(file: &Bytes, entry: &Entry, stored: &StoredCounts, rows: u64) -> Result<Vec<f32>> {

@@ -84,6 +84,9 @@ fn header(report: &Report) -> String {
     if let Some(error) = mean_error(&report.tensors) {
         tile("mean relative error", percent(error));
     }
+    if let Some(coverage) = &report.importance {
+        tile("weighed by importance", format!("{} of {} modules", coverage.weighed, coverage.modules));
+    }
     tile("time", duration(report.run.seconds));
     if let Some(peak) = report.run.peak_memory {
         tile("memory", bytes(peak));

@@ -166,6 +166,16 @@ fn files_of_another_model() {
 }
 
 #[test]
+fn next_to_no_inputs_are_some() {
+    let checkpoint = open(&Model::manifest("qwen3_moe"));
+    let name = "model.layers.0.self_attn.o_proj";
+    let few = Given::new(name, 128, &[f32::from_bits(1)], |_, channel| channel as f32);
+    let (_, importance) = weighed(&checkpoint, gguf(&[few])).unwrap();
+    let (channels, _) = importance.reader().channels(name, 0, 1).unwrap().unwrap();
+    assert!(channels.entry(0).iter().all(|weight| weight.is_finite() && *weight > 0.0));
+}
+
+#[test]
 fn what_has_no_use_for_importance() {
     let checkpoint = open(&Model::manifest("qwen3_moe"));
     let options = Options { method: Method::Rtn, ..Options::default() };
@@ -173,6 +183,9 @@ fn what_has_no_use_for_importance() {
     let importance = Importance::new(read(own(&given(true))).unwrap(), &plan, checkpoint.config()).unwrap();
     let refused = plan.weigh(&importance, false);
     assert!(matches!(refused, Err(Error::Importance(E::Method))), "{refused:?}");
+    let mut plan = crate::plan(&checkpoint, &Options { format: None, ..super::fast() }).unwrap();
+    let refused = plan.weigh(&importance, false);
+    assert!(matches!(refused, Err(Error::Importance(E::NothingQuantized))), "{refused:?}");
     let mut plan = crate::plan(&checkpoint, &super::fast()).unwrap();
     let refused = plan.weigh(&importance, true);
     assert!(matches!(&refused, Err(Error::Strict { note }) if note.contains("no importance")), "{refused:?}");
