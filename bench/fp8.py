@@ -1,10 +1,13 @@
-"""Block-FP8 twins of the benchmark's models, and one with the shapes of DeepSeek-V3 (671B).
+"""Block-FP8 twins of the benchmark's models, and models with the shapes of DeepSeek-V3 and Kimi K2.
 
 fp8.py twin llama OUT             every linear weight in FP8 with 128 x 128 scales, 0.6 GB
 fp8.py deepseek OUT [--layers N]  names, shapes and scales of DeepSeek-V3; the weights are holes
+fp8.py kimi OUT                   names and shapes of Kimi K2, all holes: for plans
 """
 
 import argparse
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import sparse_moe
 from checkpoints import (
     Tensor,
     Variant,
+    hole,
     manifest_tensors,
     weights,
     write_checkpoint,
@@ -63,14 +67,14 @@ def scales_alone(tensor: Tensor) -> np.ndarray | None:
     return fill(tensor) if tensor.name.endswith("_scale_inv") else None
 
 
-def write_deepseek(out: Path, layers: int) -> None:
-    manifest = twin(shapes.deepseek_v3(layers))
+def write_latent(out: Path, dims: shapes.Latent, fill: Callable[[Tensor], Any]) -> None:
+    manifest = twin(shapes.latent(dims))
     tensors = sparse_moe.in_layer_order(manifest_tensors(manifest, Variant()))
     shards = sparse_moe.split(tensors)
     out.mkdir(parents=True)
     write_json(out / "config.json", manifest["config"] | {"torch_dtype": "bfloat16"})
     write_tokenizer(out, manifest["config"]["eos_token_id"])
-    write_tensors(out, shards, fill=scales_alone)
+    write_tensors(out, shards, fill=fill)
     total = sum(t.nbytes for t in tensors)
     print(f"{len(tensors)} tensors, {total / 1e9:.0f} GB in {len(shards)} sparse shards")
 
@@ -83,12 +87,16 @@ def main() -> None:
     models.add_argument("out", type=Path)
     deepseek = commands.add_parser("deepseek")
     deepseek.add_argument("out", type=Path)
-    deepseek.add_argument("--layers", type=int, default=shapes.DEEPSEEK_LAYERS)
+    deepseek.add_argument("--layers", type=int, default=shapes.DEEPSEEK_V3.layers)
+    commands.add_parser("kimi").add_argument("out", type=Path)
     args = parser.parse_args()
     if args.command == "twin":
         write_checkpoint(args.out, twin(MANIFESTS[args.model]), Variant(shards=2), fill)
+    elif args.command == "kimi":
+        write_latent(args.out, shapes.KIMI_K2, hole)
     else:
-        write_deepseek(args.out, args.layers)
+        dims = dataclasses.replace(shapes.DEEPSEEK_V3, layers=args.layers)
+        write_latent(args.out, dims, scales_alone)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Benchmarks of smelt against mlx-lm and against the disk. See README.md.
 
-run.py [llama] [qwen3_moe] [sparse] [fp8] [deepseek] --dir CACHE [--smelt BIN] [--rounds 3]
+run.py [llama] [qwen3_moe] [sparse] [fp8] [deepseek] [kimi] --dir CACHE [--smelt BIN] [--rounds 3]
 """
 
 import argparse
@@ -252,10 +252,23 @@ def made_deepseek(layers: int, args: argparse.Namespace) -> Path:
     return made(f"deepseek-{layers}", args, ["fp8.py", "deepseek", "--layers", str(layers)])
 
 
+def kimi(args: argparse.Namespace) -> None:
+    """A plan alone, of as many stored tensors as any published model has."""
+    print("### Kimi K2's shapes (1T) in FP8, sparse files, affine 4 bit\n")
+    print("| command | wall s | CPU s | peak RSS MiB |")
+    print("|---|---|---|---|")
+    source = made("kimi-fp8", args, ["fp8.py", "kimi"])
+    plan = [str(args.smelt), "plan", str(source), *MODES["affine"]]
+    runs = [measure.run(plan) for _ in range(args.rounds)]
+    row = f"{median(runs, 'wall'):.2f} | {median(runs, 'cpu'):.2f}"
+    print(f"| plan | {row} | {mib(median(runs, 'peak_rss'))} |\n", flush=True)
+
+
 OTHERS: dict[str, Callable[[argparse.Namespace], None]] = {
     "sparse": sparse,
     "fp8": fp8,
     "deepseek": deepseek,
+    "kimi": kimi,
 }
 
 

@@ -101,21 +101,34 @@ def _mlp(d: Dims, prefix: str) -> dict[str, list[int]]:
     return _swiglu(prefix, d.hidden, d.inner)
 
 
-DEEPSEEK_LAYERS = 61
-DEEPSEEK_EXPERTS = 256
-DEEPSEEK_DENSE = 3
+@dataclass(frozen=True)
+class Latent:
+    """What differs between models of DeepSeek-V3's architecture."""
+
+    model_type: str
+    layers: int
+    dense: int
+    experts: int
+    heads: int
+    vocab: int
+    groups: int
+    chosen_groups: int
 
 
-def deepseek_v3(layers: int) -> dict[str, Any]:
+DEEPSEEK_V3 = Latent("deepseek_v3", 61, 3, 256, 128, 129280, 8, 4)
+KIMI_K2 = Latent("kimi_k2", 61, 1, 384, 64, 163840, 1, 1)
+
+
+def latent(d: Latent) -> dict[str, Any]:
     """The published shapes, without the layer that predicts further tokens."""
-    hidden, heads, rank = 7168, 128, 512
+    hidden, heads, rank, layers = 7168, d.heads, 512, d.layers
     config = {
         "architectures": ["DeepseekV3ForCausalLM"],
-        "model_type": "deepseek_v3",
+        "model_type": d.model_type,
         "attention_bias": False,
         "bos_token_id": 0,
         "eos_token_id": 1,
-        "first_k_dense_replace": DEEPSEEK_DENSE,
+        "first_k_dense_replace": d.dense,
         "hidden_act": "silu",
         "hidden_size": hidden,
         "intermediate_size": 18432,
@@ -123,8 +136,8 @@ def deepseek_v3(layers: int) -> dict[str, Any]:
         "max_position_embeddings": 163840,
         "moe_intermediate_size": 2048,
         "moe_layer_freq": 1,
-        "n_group": 8,
-        "n_routed_experts": DEEPSEEK_EXPERTS,
+        "n_group": d.groups,
+        "n_routed_experts": d.experts,
         "n_shared_experts": 1,
         "norm_topk_prob": True,
         "num_attention_heads": heads,
@@ -139,12 +152,12 @@ def deepseek_v3(layers: int) -> dict[str, Any]:
         "routed_scaling_factor": 2.5,
         "scoring_func": "sigmoid",
         "tie_word_embeddings": False,
-        "topk_group": 4,
+        "topk_group": d.chosen_groups,
         "topk_method": "noaux_tc",
         "v_head_dim": 128,
-        "vocab_size": 129280,
+        "vocab_size": d.vocab,
     }
-    layer, moe = f"model.layers.{{0-{layers - 1}}}", f"model.layers.{{3-{layers - 1}}}.mlp"
+    layer, moe = f"model.layers.{{0-{layers - 1}}}", f"model.layers.{{{d.dense}-{layers - 1}}}.mlp"
     attention = {
         "q_a_proj": [1536, hidden],
         "q_b_proj": [heads * 192, 1536],
@@ -155,20 +168,20 @@ def deepseek_v3(layers: int) -> dict[str, Any]:
         "kv_a_layernorm": [rank],
     }
     tensors: dict[str, Any] = {
-        "model.embed_tokens.weight": [129280, hidden],
+        "model.embed_tokens.weight": [d.vocab, hidden],
         "model.norm.weight": [hidden],
-        "lm_head.weight": [129280, hidden],
+        "lm_head.weight": [d.vocab, hidden],
         f"{layer}.input_layernorm.weight": [hidden],
         f"{layer}.post_attention_layernorm.weight": [hidden],
     }
     tensors |= {f"{layer}.self_attn.{name}.weight": shape for name, shape in attention.items()}
-    dense = min(layers, DEEPSEEK_DENSE)
+    dense = min(layers, d.dense)
     tensors |= _swiglu(f"model.layers.{{0-{dense - 1}}}.mlp", hidden, 18432)
-    if layers > DEEPSEEK_DENSE:
-        tensors |= _swiglu(f"{moe}.experts.{{0-{DEEPSEEK_EXPERTS - 1}}}", hidden, 2048)
+    if layers > d.dense:
+        tensors |= _swiglu(f"{moe}.experts.{{0-{d.experts - 1}}}", hidden, 2048)
         tensors |= _swiglu(f"{moe}.shared_experts", hidden, 2048)
-        tensors[f"{moe}.gate.weight"] = [DEEPSEEK_EXPERTS, hidden]
-        tensors[f"{moe}.gate.e_score_correction_bias"] = ["F32", [DEEPSEEK_EXPERTS]]
+        tensors[f"{moe}.gate.weight"] = [d.experts, hidden]
+        tensors[f"{moe}.gate.e_score_correction_bias"] = ["F32", [d.experts]]
     return {"config": config, "tensors": tensors}
 
 

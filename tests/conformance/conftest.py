@@ -23,6 +23,7 @@ FAST_FIRST = [
     "test_golden",
     "test_options",
     "test_bits",
+    "test_importance",
     "test_verify",
     "test_load",
     "test_convert",

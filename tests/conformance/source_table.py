@@ -103,11 +103,11 @@ BLOCK = [
         "mxfp8-u8-minimax-m3",
         "minimax_m3_mxfp8",
         Fp8(MXFP8_CONFIG, (1, 32), "U8"),
-        ("FP8", "32"),
+        ("MXFP8", "32"),
         library="mlx-vlm",
         text_config={"rotary_dim": 16},
     ),
-    Case("mxfp8-u8", "qwen3_moe", Fp8(MXFP8_CONFIG, (1, 32), "U8"), ("FP8", "32")),
+    Case("mxfp8-u8", "qwen3_moe", Fp8(MXFP8_CONFIG, (1, 32), "U8"), ("MXFP8", "32")),
 ]
 E5M2 = [
     Case(

@@ -6,6 +6,7 @@ A scale that is misread loads and talks nonsense, so whatever contradicts is an 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,6 +260,49 @@ FAULTS = [
     Fault("awq-group-contradicts", "awq", configured(group_size=64), (*WORDS_PAIR, "64")),
     Fault("awq-bits-contradict", "awq", configured(bits=8), WORDS_PAIR),
     Fault("gptq-bits-contradict", "gptq-4", configured(bits=8), WORDS_PAIR),
+    Fault(
+        "fp8-e4m3-called-e5m2",
+        "fp8-block-f32-llama",
+        configured(fmt="e5m2"),
+        (FIRST_WEIGHT, f"{FIRST}.weight_scale_inv", "E4M3", "e5m2"),
+    ),
+    Fault(
+        "fp8-e5m2-called-e4m3",
+        "fp8-e5m2-block",
+        configured(fmt="e4m3"),
+        (FIRST_WEIGHT, f"{FIRST}.weight_scale_inv", "E5M2", "e4m3"),
+    ),
+    Fault(
+        "fp8-ct-block-contradicts",
+        "fp8-block-ct",
+        weights_args(block_structure=[64, 64]),
+        (FIRST_WEIGHT, f"{FIRST}.weight_scale", "64"),
+    ),
+    Fault(
+        "fp8-bits-contradict",
+        "fp8-channel-ct-qwen3",
+        weights_args(num_bits=4),
+        (FIRST_WEIGHT, f"{FIRST}.weight_scale", "8 bits", "4 bits"),
+    ),
+    Fault(
+        "mxfp4-group-contradicts",
+        "mxfp4-ct",
+        weights_args(group_size=16),
+        (f"{FIRST}.weight_packed", f"{FIRST}.weight_scale", "16", "32"),
+    ),
+    Fault("gptq-no-order", "gptq-4-act-order", without(f"{Q}.g_idx"), (f"{Q}.qweight", "desc_act")),
+    Fault(
+        "int4-no-order",
+        "int4-act-order",
+        without(f"{Q}.weight_g_idx"),
+        (f"{Q}.weight_packed", f"{Q}.weight_g_idx"),
+    ),
+    Fault(
+        "unknown-method",
+        "fp8-block-f32-llama",
+        configured(quant_method="quark"),
+        (FIRST_WEIGHT, "quark", "compressed-tensors", "fbgemm_fp8"),
+    ),
 ]
 # These lie in the data, which is read when the weight is.
 BAD_DATA = [
@@ -359,3 +403,30 @@ def test_no_outlier_in_sound_checkpoints(
 ) -> None:
     for case in ("fp8-block-f32-llama", "fp8-tensor-modelopt", "nvfp4-modelopt", "int4-g32-llama"):
         smelt.run("quantize", sound(case).source, "-o", tmp_path / case, "--strict")
+
+
+def times(name: str, factor: float) -> Callable[[Stored, Config], None]:
+    """A scale that is misread by so much."""
+
+    def change(stored: Stored, config: Config) -> None:
+        bits = (stored[name].bits * factor).astype(stored[name].bits.dtype)
+        stored[name] = Array(stored[name].dtype, bits)
+
+    return change
+
+
+@pytest.mark.parametrize("factor", [450_000.0, 1 / 450_000.0])
+def test_a_misread_scale_is_an_outlier(
+    factor: float, smelt: Smelt, sound: Callable[[str], Made], tmp_path: Path
+) -> None:
+    source = changed(sound("fp8-block-f32-llama"), times(SCALE, factor), tmp_path / "source")
+    done = smelt.run("quantize", source, "-o", tmp_path / "out", "--json")
+    assert f"{DOWN}.weight" in done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    told = [event["data"]["tensor"] for event in events if event["type"] == "outlier"]
+    assert told == [f"{DOWN}.weight"]
+    report = json.loads((tmp_path / "out" / "smelt-report.json").read_text())
+    assert [outlier["tensor"] for outlier in report["outliers"]] == [f"{DOWN}.weight"]
+    strict = smelt.run("quantize", source, "-o", tmp_path / "strict", "--strict", code=1).stderr
+    assert f"{DOWN}.weight" in strict
+    assert not (tmp_path / "strict" / "config.json").exists()

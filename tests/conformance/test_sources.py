@@ -6,6 +6,7 @@ load a format themselves, they are held against those values too, so that the ju
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -195,7 +196,23 @@ def test_budget_and_threads_do_not_change_a_byte(
         assert quantize(smelt, source, tmp_path / str(i), *options) == whole
 
 
-@pytest.mark.parametrize("name", ["fp8-block-f32-edges", "int4-g32-moe", "mxfp4-gpt-oss", "awq"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fp8-block-f32-edges",
+        "fp8-tensor-modelopt",
+        "fp8-channel-ct",
+        "mxfp8-u8",
+        "mxfp4-gpt-oss",
+        "fp4-i8-experts",
+        "nvfp4-modelopt-exact",
+        "nvfp4-ct",
+        "int4-g32-moe",
+        "int4-asymmetric-g32",
+        "awq",
+        "gptq-4-symmetric-g128",
+    ],
+)
 def test_generates(name: str, smelt: Smelt, made: Callable[[str], Made], tmp_path: Path) -> None:
     smelt.quantize(made(name).source, tmp_path / "out")
     model, tokenizer = mlx_lm.load(str(tmp_path / "out"))
@@ -237,6 +254,12 @@ MOVED = [
     ("int4-g32-kimi-k2.5", (*INT4, "32"), SWITCH),
     ("int4-g32-moe", (*INT4, "32"), SWITCH),
     ("int4-g32-llama", (*INT4, "32"), LINEAR),
+    # Only their scales and zero points tell that these are exact.
+    ("nvfp4-modelopt-exact", ("--mode", "nvfp4"), r"self_attn\."),
+    ("nvfp4-ct-exact", ("--mode", "nvfp4"), r"self_attn\."),
+    ("awq-exact", (*INT4, "32"), LINEAR),
+    ("gptq-exact", (*INT4, "32"), LINEAR),
+    ("gptq-4-symmetric-g128", (*INT4, "128"), LINEAR),
 ]
 """case, options, the modules whose bits are moved"""
 REQUANTIZED = [
@@ -246,6 +269,8 @@ REQUANTIZED = [
     ("gptq-4", (*INT4, "32")),
     ("gptq-4-act-order", (*INT4, "32")),
     ("int4-act-order", (*INT4, "32")),
+    ("int4-asymmetric-g32", (*INT4, "32")),
+    ("gptq-8-act-order", ("--bits", "8", "--group-size", "32")),
     ("fp8-block-f32-edges", ("--mode", "mxfp8")),
 ]
 """cases of which the target format holds no tensor exactly"""
@@ -375,6 +400,36 @@ class TestMlx:
         options = (*fmt.smelt_args, "--allow-requantize")
         quantize(workspace.smelt, source, tmp_path / "ours", *options)
         assert_same_tensors(tmp_path / "ours", source)
+
+
+def test_a_result_in_floats_is_a_source_again(
+    smelt: Smelt, made: Callable[[str], Made], tmp_path: Path
+) -> None:
+    """gpt-oss in the library's layout has gate and up apart."""
+    for target in ("mlx-lm", "mlx-vlm"):
+        options = ("--target", target)
+        floats = smelt.quantize(
+            made("mxfp4-gpt-oss").source, tmp_path / target / "f", "--mode", "none", *options
+        )
+        ours = quantize(smelt, floats, tmp_path / target / "ours", *options)
+        source = made("mxfp4-gpt-oss").source
+        never = ("--transcode", "never")
+        assert ours == quantize(smelt, source, tmp_path / target / "x", *never, *options)
+
+
+def test_the_plan_says_what_happens_to_each(smelt: Smelt, made: Callable[[str], Made]) -> None:
+    source = made("nvfp4-ct-exact").source
+    plan = json.loads(smelt.run("plan", source, "--mode", "nvfp4", "--json").stdout)
+    said = {entry["name"]: entry for entry in plan["treatments"]}
+    attention = said["model.layers.0.self_attn.q_proj.weight"]
+    assert attention["transcode"] == "moved"
+    assert "NVFP4" in attention["source"]
+    mlp = said["model.layers.0.mlp.down_proj.weight"]
+    assert (mlp["transcode"], "power of two" in mlp["reason"]) == ("requantized", True)
+    assert "model.norm.weight" not in said
+    text = smelt.run("plan", source, "--mode", "nvfp4").stdout
+    assert "moved bit by bit" in text
+    assert "decoded and quantized again" in text
 
 
 # -- a marker that means nothing -------------------------------------------------------

@@ -125,6 +125,11 @@ pub(crate) struct PlanArgs {
     #[arg(help_heading = LAYOUT, long, conflicts_with = "target")]
     pub(crate) text_only: bool,
 
+    /// Layers that predict further tokens (MTP): `drop` leaves them out as the libraries do, `separate`
+    /// writes them at 8 bits into the folder `mtp`, which the libraries do not load with the model
+    #[arg(help_heading = LAYOUT, long, value_enum, default_value = "drop")]
+    pub(crate) mtp: MtpArg,
+
     /// Python that has mlx-lm or mlx-vlm installed, for `--discover`
     #[arg(help_heading = LAYOUT, long, value_name = "PATH", default_value = "python3")]
     pub(crate) python: PathBuf,
@@ -166,6 +171,15 @@ pub(crate) struct PlanArgs {
     /// Write JSON to standard output (docs/json.md describes it)
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What becomes of layers that predict further tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MtpArg {
+    /// They are left out
+    Drop,
+    /// They are written beside the model
+    Separate,
 }
 
 /// Whether bits are moved.
@@ -281,6 +295,18 @@ pub(crate) struct VerifyArgs {
     /// Library that is to load the model [default: the one whose names it has]
     #[arg(long, value_enum)]
     pub(crate) target: Option<LibraryArg>,
+
+    /// Use a layout that `smelt discover` wrote for the source
+    #[arg(long, value_name = "FILE", requires = "against", conflicts_with_all = ["family", "discover"])]
+    pub(crate) layout: Option<PathBuf>,
+
+    /// Ask the installed library how the source becomes the model, where smelt has no family
+    #[arg(long, requires = "against", conflicts_with = "family")]
+    pub(crate) discover: bool,
+
+    /// Python that has mlx-lm or mlx-vlm installed, for `--discover`
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub(crate) python: PathBuf,
 
     /// Tensors to list by their error, with `--against`
     #[arg(long, value_name = "N", default_value_t = 10)]

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use smelt_core::layout::Role;
+use smelt_core::pipeline::Outlier;
 use smelt_core::plan::allocate::Allocation;
-use smelt_core::plan::{Note, Plan, RuleEffect, Schedule};
+use smelt_core::plan::{Happens, MTP_FOLDER, Note, Plan, RoleTotals, RuleEffect, Schedule};
+use smelt_core::report::REPORT;
 use smelt_core::units::bytes;
 
 /// The largest tensors that stay unquantized are worth a look; more than this many are noise.
@@ -12,6 +14,9 @@ const LARGEST: usize = 5;
 
 /// Modules of one kind that are named in a line.
 const NAMED: usize = 3;
+
+/// Parameters with weights that can't be right, of which each has a line.
+const OUTLIERS: usize = 8;
 
 /// Smaller unquantized tensors (norms, biases) are meant to be so.
 const WORTH_NAMING: u64 = 1 << 20;
@@ -43,6 +48,10 @@ pub(crate) fn notes(notes: &[Note]) -> Vec<String> {
                 let what = format!("moved as {format} bit by bit, not quantized as {asked}");
                 moved.entry(what).or_default().push(module);
             }
+            Note::NoImportance { module } => {
+                let what = "weighed by the columns alone: the importance has nothing there";
+                moved.entry(what.to_owned()).or_default().push(module);
+            }
             Note::NotMoved { module, why } => {
                 moved.entry(format!("decoded and quantized again: {why}")).or_default().push(module);
             }
@@ -54,6 +63,15 @@ pub(crate) fn notes(notes: &[Note]) -> Vec<String> {
         some_are(&modules, &what)
     }));
     lines.extend(moved.into_iter().map(|(what, modules)| some_are(&modules, &what)));
+    lines
+}
+
+/// What to tell of weights that can't be right: some of them, and how many there are.
+pub(crate) fn outliers(outliers: &[Outlier]) -> Vec<String> {
+    let mut lines: Vec<String> = outliers.iter().take(OUTLIERS).map(ToString::to_string).collect();
+    if let Some(more) = outliers.len().checked_sub(OUTLIERS).filter(|&more| more > 0) {
+        lines.push(format!("the weights of {more} more parameters can't be right, see `{REPORT}`"));
+    }
     lines
 }
 
@@ -98,17 +116,15 @@ pub(crate) fn plan(plan: &Plan, schedule: Schedule, free: Option<u64>) -> String
     let mut rows =
         vec![["role", "parameters", "bits", "size", "share", "stored as"].map(str::to_owned).to_vec()];
     let totals = &plan.totals;
-    for (role, sums) in &totals.roles {
+    let (apart, model): (Vec<_>, Vec<_>) = totals.roles.iter().partition(|(role, _)| **role == Role::Mtp);
+    let line = |(role, sums): (&Role, &RoleTotals)| {
         let formats = sums.formats.iter().map(|(name, count)| format!("{count} × {name}"));
-        rows.push(row(
-            role.name(),
-            sums.parameters,
-            sums.bytes,
-            totals.tensor_bytes,
-            formats.collect::<Vec<_>>().join(", "),
-        ));
-    }
+        let formats = formats.collect::<Vec<_>>().join(", ");
+        row(role.name(), sums.parameters, sums.bytes, totals.tensor_bytes, formats)
+    };
+    rows.extend(model.into_iter().map(line));
     rows.push(row("total", totals.parameters, totals.tensor_bytes, totals.tensor_bytes, String::new()));
+    rows.extend(apart.into_iter().map(line));
     let mut text = table(&rows);
     text.push('\n');
     if !plan.rules.is_empty() {
@@ -163,8 +179,12 @@ fn facts(plan: &Plan, schedule: Schedule, free: Option<u64>) -> String {
         fact("left out", left_out(plan)),
         fact("peak memory", format!("at most {}", bytes(plan.peak_memory(schedule)))),
     ];
+    rows.extend(treatments(plan).into_iter().map(|line| fact("source", line)));
     if let Some(allocation) = &plan.allocation {
         rows.insert(1, fact("target", target(allocation)));
+    }
+    if let Some(coverage) = &plan.importance {
+        rows.insert(2, fact("importance", coverage.to_string()));
     }
     let needed = bytes(totals.disk_bytes());
     rows.push(fact(
@@ -190,13 +210,26 @@ fn fact(name: &str, value: String) -> Vec<String> {
 }
 
 fn files(plan: &Plan) -> String {
-    let shards = plan.shards.len();
+    let apart = plan.shards.iter().filter(|shard| shard.name.starts_with(MTP_FOLDER)).count();
+    let shards = plan.shards.len() - apart;
     let plural = if shards == 1 { "" } else { "s" };
+    let apart = if apart == 0 { String::new() } else { format!(" and {apart} in `{MTP_FOLDER}`") };
     format!(
-        "{shards} shard{plural} of {} in all, {} side files",
+        "{shards} shard{plural}{apart} of {} in all, {} side files",
         bytes(plan.totals.file_bytes),
         plan.side_files.len()
     )
+}
+
+/// What becomes of the codes of the source: a line for each format and reason.
+fn treatments(plan: &Plan) -> Vec<String> {
+    let mut counts: BTreeMap<(&str, Happens, &str), usize> = BTreeMap::new();
+    for treatment in &plan.treatments {
+        let key = (&*treatment.source, treatment.transcode, &*treatment.reason);
+        *counts.entry(key).or_default() += 1;
+    }
+    let line = |((source, what, why), count)| format!("{count} × {source}: {what}, {why}");
+    counts.into_iter().map(line).collect()
 }
 
 /// How many tensors are dropped, by reason.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use smelt_core::pipeline::{Event, Observer};
+use smelt_core::pipeline::{Event, Observer, Outlier, Weighed};
 use smelt_kernels::Distortion;
 
 use crate::printer::Printer;
@@ -36,6 +36,8 @@ struct State {
     told: Instant,
     kept: Option<(usize, usize)>,
     errors: BTreeMap<usize, Distortion>,
+    weighed: BTreeMap<usize, Weighed>,
+    outliers: Vec<Outlier>,
     resumed: bool,
 }
 
@@ -48,6 +50,8 @@ impl<'a> Progress<'a> {
             told: Instant::now(),
             kept: None,
             errors: BTreeMap::new(),
+            weighed: BTreeMap::new(),
+            outliers: Vec::new(),
             resumed: false,
         };
         Self { printer, bar, state: Mutex::new(state) }
@@ -66,6 +70,16 @@ impl<'a> Progress<'a> {
     /// How far the tensors came to lie from the source, by their place in the plan.
     pub(crate) fn errors(&self) -> BTreeMap<usize, Distortion> {
         self.lock().errors.clone()
+    }
+
+    /// What the weights of each task amount to, by its place in the plan.
+    pub(crate) fn weighed(&self) -> BTreeMap<usize, Weighed> {
+        self.lock().weighed.clone()
+    }
+
+    /// The parameters whose weights can't be right.
+    pub(crate) fn outliers(&self) -> Vec<Outlier> {
+        self.lock().outliers.clone()
     }
 
     /// Whether an earlier run was taken up.
@@ -120,6 +134,13 @@ impl Observer for Progress<'_> {
             }
             Event::Sampled { task, distortion } => {
                 *self.lock().errors.entry(*task).or_default() += *distortion;
+            }
+            Event::Weighed { task, weighed } => {
+                self.lock().weighed.insert(*task, *weighed);
+            }
+            Event::Outlier(outlier) => {
+                self.printer.event("outlier", &json!(outlier));
+                self.lock().outliers.push(outlier.clone());
             }
             Event::Block { bytes } => self.advance(*bytes, "progress"),
             Event::Finished { file, bytes } => {

@@ -466,6 +466,26 @@ pub enum Error {
         /// Those that it describes.
         known: Vec<String>,
     },
+    /// A config that lacks what the library that is to load the result can't do without.
+    #[error(
+        "{library} {version} does not load a model of type `{model_type}` whose config.json has no {}{}; take the \
+         config.json that the model was published with, or add {}",
+        listed(.keys),
+        .writer.as_deref().map_or_else(String::new, |writer| format!(" (transformers {writer} wrote this one)")),
+        if .keys.len() == 1 { "the key" } else { "the keys" }
+    )]
+    ConfigKeys {
+        /// The library.
+        library: String,
+        /// Its version of which that is known.
+        version: String,
+        /// The model type.
+        model_type: String,
+        /// The keys that lack.
+        keys: Vec<String>,
+        /// The version of transformers that wrote the config, if it says so.
+        writer: Option<String>,
+    },
     /// A layout that was discovered on another checkpoint.
     #[error(
         "the layout was discovered on another checkpoint: config or headers differ; run `smelt discover` again"
@@ -560,6 +580,9 @@ pub enum Error {
     /// A wish about bits that can't be met.
     #[error(transparent)]
     Bits(#[from] crate::plan::allocate::BitsError),
+    /// A file of importance that can't be used.
+    #[error(transparent)]
+    Importance(#[from] crate::plan::ImportanceError),
 
     // ---- pipeline ----
     /// An output directory with something in it.
@@ -648,6 +671,15 @@ pub enum Error {
         /// The parameter.
         tensor: String,
     },
+    /// Weights that can't be right, in a run with `--strict`.
+    #[error(
+        "the weights of the source can't be right, or are misread:{outliers}\nlook at its scales; without \
+         `--strict` this is a warning"
+    )]
+    Outliers {
+        /// The parameters.
+        outliers: Listed<crate::pipeline::Outlier>,
+    },
     /// The user stopped the run.
     #[error("stopped before the end")]
     Interrupted,
@@ -717,6 +749,15 @@ fn list(out: &mut fmt::Formatter<'_>, all: &[impl fmt::Display]) -> fmt::Result 
     match all.len().checked_sub(SHOWN) {
         None | Some(0) => Ok(()),
         Some(more) => write!(out, "\n  and {more} more"),
+    }
+}
+
+/// `a`, `b` and `c`.
+fn listed(all: &[String]) -> String {
+    let quoted: Vec<String> = all.iter().map(|one| format!("`{one}`")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => quoted.concat(),
     }
 }
 

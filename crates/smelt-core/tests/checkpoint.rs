@@ -137,6 +137,7 @@ fn refuses_a_broken_index() {
     refused!(with(r#"{"metadata":{}}"#), Error::NoWeightMap { .. }, "weight_map");
     let twice = r#"{"weight_map":{"a":"x","a":"x"}}"#;
     refused!(with(twice), Error::IndexDuplicate { .. }, "`a`");
+    refused!(with(r#"{"weight_map":{"a":""}}"#), Error::Json { .. }, "index.json");
 }
 
 #[test]

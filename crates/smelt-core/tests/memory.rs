@@ -10,7 +10,7 @@ use serde_json::{Map, json};
 use smelt_core::checkpoint::Checkpoint;
 use smelt_core::layout::Family;
 use smelt_core::pipeline::{Run, Silent};
-use smelt_core::plan::{Memory, Method, Options, Origin, Plan};
+use smelt_core::plan::{Importance, Memory, Method, Options, Origin, Plan, Statistics};
 use smelt_core::source::{FileEntry, Source};
 use smelt_core::{Error, Result};
 use smelt_kernels::Effort;
@@ -46,6 +46,16 @@ const EXPERTS: u64 = 8;
 const INNER: u64 = 512;
 const HIDDEN: u64 = 1024;
 
+/// Rows and columns of a weight of FP8 that share a scale.
+const BLOCK: u64 = 128;
+
+/// How matrices are stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    Floats,
+    Fp8,
+}
+
 /// Experts come with rows and columns exchanged and two projections in one, a dense projection as
 /// well: stacks of transposed slices, the dearest thing that real families ask for.
 const FAMILY: &str = r#"
@@ -75,12 +85,38 @@ struct Fabricated {
 }
 
 impl Fabricated {
-    fn new(layers: u64) -> Self {
+    /// An importance of all experts.
+    fn importance(layers: u64) -> Self {
         let (mut header, mut end) = (Map::new(), 0);
-        let mut add = |name: String, shape: &[u64]| {
+        for layer in 0..layers {
+            for name in ["up", "gate"] {
+                let begin = end;
+                end += 4 * EXPERTS * HIDDEN;
+                let shape = [EXPERTS, HIDDEN];
+                let entry = json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, end] });
+                header.insert(format!("l.{layer}.{name}"), entry);
+            }
+        }
+        let header = serde_json::Value::Object(header).to_string().into_bytes();
+        let head = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+        let size = head.len() as u64 + end;
+        Self { config: Vec::new(), head, size }
+    }
+
+    fn new(layers: u64, stored: Stored) -> Self {
+        let (mut header, mut end) = (Map::new(), 0);
+        let mut put = |name: String, (dtype, size): (&str, u64), shape: &[u64]| {
             let begin = end;
-            end += 2 * shape.iter().product::<u64>();
-            header.insert(name, json!({ "dtype": "BF16", "shape": shape, "data_offsets": [begin, end] }));
+            end += size * shape.iter().product::<u64>();
+            header.insert(name, json!({ "dtype": dtype, "shape": shape, "data_offsets": [begin, end] }));
+        };
+        let mut add = |name: String, shape: &[u64]| match shape {
+            [rows, cols] if stored == Stored::Fp8 => {
+                let blocks = [rows.div_ceil(BLOCK), cols.div_ceil(BLOCK)];
+                put(format!("{name}_scale_inv"), ("F32", 4), &blocks);
+                put(name, ("F8_E4M3", 1), shape);
+            }
+            _ => put(name, ("BF16", 2), shape),
         };
         for layer in 0..layers {
             for expert in 0..EXPERTS {
@@ -92,7 +128,11 @@ impl Fabricated {
         let header = serde_json::Value::Object(header).to_string().into_bytes();
         let head = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
         let size = head.len() as u64 + end;
-        let config = json!({ "model_type": "own", "layers": layers, "experts": EXPERTS });
+        let quantized = json!({ "quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK] });
+        let mut config = json!({ "model_type": "own", "layers": layers, "experts": EXPERTS });
+        if stored == Stored::Fp8 {
+            config["quantization_config"] = quantized;
+        }
         Self { config: config.to_string().into_bytes(), head, size }
     }
 }
@@ -119,13 +159,19 @@ impl Source for Fabricated {
 }
 
 /// The most memory that a run takes, without what was there before it, and what the plan says.
-fn peak(layers: u64, memory: Memory) -> (u64, u64) {
-    let checkpoint = Checkpoint::open(Arc::new(Fabricated::new(layers))).unwrap();
+fn peak(layers: u64, stored: Stored, memory: Memory) -> (u64, u64) {
+    let checkpoint = Checkpoint::open(Arc::new(Fabricated::new(layers, stored))).unwrap();
     let family = Family::parse(FAMILY).unwrap();
     let origin = Origin::family(&checkpoint, &family, None).unwrap();
     // The least effort: how long a search takes is another matter.
     let options = Options { method: Method::Search(Effort::Fast), ..Options::default() };
-    let plan = Plan::new(&checkpoint, origin, &options).unwrap();
+    let mut plan = Plan::new(&checkpoint, origin, &options).unwrap();
+    let file = Fabricated::importance(layers);
+    let size = file.size;
+    let statistics = Statistics::read(Arc::new(file), "model.safetensors", size).unwrap();
+    let importance = Importance::new(statistics, &plan, checkpoint.config()).unwrap();
+    plan.weigh(&importance, false).unwrap();
+    assert_eq!(plan.importance.as_ref().map(|coverage| coverage.weighed), Some(2 * layers));
     let schedule = plan.schedule(memory).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let stop = AtomicBool::new(false);
@@ -137,7 +183,7 @@ fn peak(layers: u64, memory: Memory) -> (u64, u64) {
         checkpoint: &checkpoint,
         output,
         schedule,
-        importance: None,
+        importance: Some(&importance),
         observer: &Silent,
         stop: &stop,
     }
@@ -153,12 +199,15 @@ const RESERVE: u64 = 22 << 20;
 
 #[test]
 fn a_run_stays_within_the_plan_and_does_not_grow_with_the_model() {
-    for (limit, threads) in [(32 << 20, 1), (40 << 20, 4), (256 << 20, 3)] {
+    let budgets = [(32 << 20, 1), (40 << 20, 4), (256 << 20, 3)].map(|budget| (Stored::Floats, budget));
+    // Decoding needs a tile for each worker.
+    let decoded = [(34 << 20, 1), (256 << 20, 3)].map(|budget| (Stored::Fp8, budget));
+    for (stored, (limit, threads)) in budgets.into_iter().chain(decoded) {
         let memory = Memory { limit, threads };
-        let (small, planned) = peak(2, memory);
+        let (small, planned) = peak(2, stored, memory);
         assert!(planned <= limit, "{planned} bytes planned with {memory:?}");
         assert!(small + RESERVE <= planned, "{small} bytes held, {planned} planned with {memory:?}");
-        let (large, planned) = peak(12, memory);
+        let (large, planned) = peak(12, stored, memory);
         assert!(planned <= limit, "{planned} bytes planned with {memory:?}");
         assert!(large + RESERVE <= planned, "{large} bytes held, {planned} planned with {memory:?}");
         // Ten layers more: the tables grow, and how threads meet differs; the blocks do not add up.
@@ -167,7 +216,7 @@ fn a_run_stays_within_the_plan_and_does_not_grow_with_the_model() {
             "{small} bytes of 2 layers, {large} of 12, {memory:?}"
         );
     }
-    let model = Arc::new(Fabricated::new(1));
+    let model = Arc::new(Fabricated::new(1, Stored::Floats));
     let checkpoint = Checkpoint::open(model).unwrap();
     let origin = Origin::family(&checkpoint, &Family::parse(FAMILY).unwrap(), None).unwrap();
     let plan = Plan::new(&checkpoint, origin, &Options::default()).unwrap();

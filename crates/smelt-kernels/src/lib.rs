@@ -37,6 +37,7 @@ mod run;
 mod scaled;
 mod search;
 mod transpose;
+mod weigh;
 
 pub use decode::e4m3_to_f32;
 pub use dispatch::Isa;
@@ -44,6 +45,7 @@ pub use format::{Float, Format, Mode, Rounding};
 pub use measure::Distortion;
 pub use run::Stored;
 pub use search::Effort;
+pub use weigh::{Extent, Squares};
 
 use dispatch::Engine;
 use run::Task;
@@ -192,6 +194,15 @@ pub fn all_finite(dtype: Float, data: &[u8]) -> bool {
     Isa::best().all_finite(dtype, data)
 }
 
+/// The largest magnitude of a block of weights, and its zeros.
+///
+/// # Panics
+///
+/// If `data` does not consist of whole elements.
+pub fn extent(dtype: Float, data: &[u8]) -> Extent {
+    Isa::best().extent(dtype, data)
+}
+
 /// Rounds each element of `input` to another type, to nearest even.
 ///
 /// NaN is treated as MLX does on x86-64: it becomes 0x7FC0 in bf16 and 0x7D00 with its sign in f16;
@@ -215,6 +226,17 @@ pub fn transpose(input: &[u8], rows: usize, cols: usize, size: usize, out: &mut 
     assert_eq!(Some(input.len()), bytes, "the input is not a matrix of {rows} × {cols}");
     assert_eq!(input.len(), out.len(), "a transposed matrix is as long as the matrix");
     transpose::transpose(input, (rows, cols), size, out);
+}
+
+impl Squares {
+    /// Adds the squares of a block.
+    ///
+    /// # Panics
+    ///
+    /// If `data` does not consist of whole elements.
+    pub fn add(&mut self, dtype: Float, data: &[u8]) {
+        Isa::best().add_squares(self, dtype, data);
+    }
 }
 
 impl Isa {
@@ -299,6 +321,26 @@ impl Isa {
     pub fn all_finite(self, dtype: Float, data: &[u8]) -> bool {
         check_elements(dtype, data);
         float::all_finite(self.expect_engine(), dtype, data)
+    }
+
+    /// [`extent`] with this instruction set.
+    ///
+    /// # Panics
+    ///
+    /// As [`extent`], and if this CPU lacks the instructions.
+    pub fn extent(self, dtype: Float, data: &[u8]) -> Extent {
+        check_elements(dtype, data);
+        weigh::extent(self.expect_engine(), dtype, data)
+    }
+
+    /// [`Squares::add`] with this instruction set.
+    ///
+    /// # Panics
+    ///
+    /// As [`Squares::add`], and if this CPU lacks the instructions.
+    pub fn add_squares(self, sum: &mut Squares, dtype: Float, data: &[u8]) {
+        check_elements(dtype, data);
+        sum.extend(self.expect_engine(), dtype, data);
     }
 
     /// [`convert`] with this instruction set.

@@ -60,8 +60,21 @@ impl Kernel for Integers<'_> {
     }
 }
 
-/// The error of each group of a run.
-pub(crate) struct Errors<'a> {
+/// A number that depends on a group's values and on what its codes, scale and bias stand for.
+pub(crate) trait OfGroup {
+    type Number;
+
+    /// `weights` has a chunk of [`LANES`] for each of `values` and `levels`.
+    fn of<'a>(
+        values: &[f32],
+        levels: &[f32],
+        weights: impl Iterator<Item = &'a [f32; LANES]>,
+        scale_and_bias: (f64, f64),
+    ) -> Self::Number;
+}
+
+/// The number of each group of a run.
+pub(crate) struct EachGroup<'a, F: OfGroup> {
     pub(crate) values: &'a [f32],
     /// As long as the values, or empty if all count the same.
     pub(crate) weights: &'a [f32],
@@ -69,10 +82,10 @@ pub(crate) struct Errors<'a> {
     pub(crate) group_size: usize,
     pub(crate) scales: &'a [f32],
     pub(crate) biases: &'a [f32],
-    pub(crate) out: &'a mut [f64],
+    pub(crate) out: &'a mut [F::Number],
 }
 
-impl Kernel for Errors<'_> {
+impl<F: OfGroup> Kernel for EachGroup<'_, F> {
     type Output = ();
 
     #[inline(always)]
@@ -80,35 +93,40 @@ impl Kernel for Errors<'_> {
         let size = self.group_size;
         let groups = self.values.chunks_exact(size).zip(self.levels.chunks_exact(size));
         for (k, ((values, levels), out)) in groups.zip(self.out).enumerate() {
-            let pair = (self.scales[k], self.biases[k]);
+            let pair = (f64::from(self.scales[k]), f64::from(self.biases[k]));
             *out = if self.weights.is_empty() {
-                let weights = std::iter::repeat(&[1.0; LANES]);
-                error(values, levels, weights, pair)
+                F::of(values, levels, std::iter::repeat(&[1.0; LANES]), pair)
             } else {
                 let weights = self.weights[k * size..][..size].as_chunks().0;
-                error(values, levels, weights.iter(), pair)
+                F::of(values, levels, weights.iter(), pair)
             };
         }
     }
 }
 
-#[inline(always)]
-fn error<'a>(
-    values: &[f32],
-    levels: &[f32],
-    weights: impl Iterator<Item = &'a [f32; LANES]>,
-    (scale, bias): (f32, f32),
-) -> f64 {
-    let (scale, bias) = (f64::from(scale), f64::from(bias));
-    let mut sums = [0.0; LANES];
-    let lanes = values.as_chunks::<LANES>().0.iter().zip(levels.as_chunks::<LANES>().0);
-    for ((x, v), w) in lanes.zip(weights) {
-        for i in 0..LANES {
-            let difference = f64::from(x[i]) - (scale * f64::from(v[i]) + bias);
-            sums[i] += f64::from(w[i]) * (difference * difference);
+/// The weighted squared error.
+pub(crate) struct SquaredError;
+
+impl OfGroup for SquaredError {
+    type Number = f64;
+
+    #[inline(always)]
+    fn of<'a>(
+        values: &[f32],
+        levels: &[f32],
+        weights: impl Iterator<Item = &'a [f32; LANES]>,
+        (scale, bias): (f64, f64),
+    ) -> f64 {
+        let mut sums = [0.0; LANES];
+        let lanes = values.as_chunks::<LANES>().0.iter().zip(levels.as_chunks::<LANES>().0);
+        for ((x, v), w) in lanes.zip(weights) {
+            for i in 0..LANES {
+                let difference = f64::from(x[i]) - (scale * f64::from(v[i]) + bias);
+                sums[i] += f64::from(w[i]) * (difference * difference);
+            }
         }
+        sum(sums)
     }
-    sum(sums)
 }
 
 #[inline(always)]
@@ -191,11 +209,19 @@ fn run_distortion(
     float::widen(engine, task.dtype, input, &mut scratch.values[..len]);
     let Scratch { values, scales, biases, .. } = scratch;
     let (values, levels) = (&values[..len], &levels_of[..len]);
-    let of = |levels, scales, out| Errors { values, weights, levels, group_size: size, scales, biases, out };
-    engine.run(of(levels, scales, &mut errors[..len / size]));
-    let nothing =
-        Errors { biases: &[0.0; GROUPS], ..of(levels, &[0.0; GROUPS], &mut energies[..len / size]) };
-    engine.run(nothing);
+    let of = |scales, biases, out| EachGroup::<SquaredError> {
+        values,
+        weights,
+        levels,
+        group_size: size,
+        scales,
+        biases,
+        out,
+    };
+    engine.run(of(scales, biases, &mut errors[..len / size]));
+    // The error of nothing at all is the energy.
+    let zeros = &[0.0; GROUPS];
+    engine.run(of(zeros, zeros, &mut energies[..len / size]));
     let farthest = Farthest { values, levels, groups: Groups::new(size), scales, biases };
     Distortion {
         error: errors[..len / size].iter().sum(),

@@ -23,6 +23,11 @@ pub(crate) struct BitsArgs {
     #[arg(help_heading = super::FORMAT, long, value_enum)]
     pub(crate) effort: Option<EffortArg>,
 
+    /// Weigh errors by the importance of input channels: an imatrix of llama.cpp (GGUF or .dat) or oMLX
+    /// (.npz), or mean squares as safetensors (docs/bits.md)
+    #[arg(help_heading = super::FORMAT, long, value_name = "FILE")]
+    pub(crate) imatrix: Option<PathBuf>,
+
     /// Give out bits so that all weights take this many on average, those that matter more
     #[arg(help_heading = BITS, long, value_name = "BITS", groups = ["budget", "target-of-bits"], value_parser = bits_per_weight)]
     pub(crate) target_bpw: Option<f64>,
@@ -40,7 +45,8 @@ pub(crate) struct BitsArgs {
     #[arg(help_heading = BITS, long, value_name = "TOKENS", requires = "fit")]
     pub(crate) context: Option<u64>,
 
-    /// Give out the bits of an oMLX level: oq2, oq2.5, oq2.7, oq3, oq3.5, oq4, oq5, oq6 or oq8
+    /// Give out the bits of an oMLX level: oq2, oq2.5, oq2.7, oq3, oq3.5, oq4, oq5, oq6 or oq8; with an
+    /// `e` behind it for one with `--imatrix`
     #[arg(help_heading = BITS, long, value_name = "LEVEL", groups = ["budget", "target-of-bits"], value_parser = level)]
     pub(crate) level: Option<Level>,
 

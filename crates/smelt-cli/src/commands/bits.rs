@@ -1,4 +1,5 @@
-//! From the options about bits to a plan: measures what a target needs, and says so.
+//! From the options about bits to a plan: finds the importance that weighs errors, measures what a target needs, and
+//! says so.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use smelt_core::checkpoint::Checkpoint;
 use smelt_core::pipeline::{Allocating, Means};
 use smelt_core::plan::allocate::{BitsError, Fit, LayerPrior, Request, Target, candidates};
 use smelt_core::plan::measures::Measures;
-use smelt_core::plan::{Memory, Method, Options, Origin, Plan};
+use smelt_core::plan::{Importance, Memory, Method, Options, Origin, Plan, Statistics};
 use smelt_core::units::bytes;
 use smelt_kernels::{Effort, Format, Mode};
 
@@ -31,38 +32,48 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) stop: &'a AtomicBool,
 }
 
-/// Plans a checkpoint, its widths as the options about bits say.
+/// Plans a checkpoint, its widths as the options about bits say; with the importance that the run needs then.
 pub(crate) fn plan(
     checkpoint: &Checkpoint,
     origin: Origin,
     mut options: Options,
     wish: &Wish,
     around: Surroundings<'_>,
-) -> anyhow::Result<Plan> {
+) -> anyhow::Result<(Plan, Option<Importance>)> {
     let args = &wish.args;
     if let Some(recipe) = wish.named() {
         let group_size = args.group_size.unwrap_or(Mode::Affine.defaults().1);
         options.widths = recipe.widths(&origin.layout, group_size).map_err(smelt_core::Error::from)?;
     }
-    match request(&args.bits_of, checkpoint)? {
-        None => Ok(Plan::new(checkpoint, origin, &options)?),
-        Some(request) => allocated(checkpoint, origin, &options, &request, args, around),
-    }
+    let request = request(&args.bits_of, checkpoint)?;
+    let statistics = args.bits_of.imatrix.as_deref().map(Statistics::open).transpose()?;
+    let Some(request) = request else { return plain(checkpoint, origin, &options, statistics) };
+    let allocating = Allocating::new(checkpoint, origin, &options, &request, statistics)?;
+    let plan = allocated(&allocating, args, around)?;
+    Ok((plan, allocating.into_importance()))
 }
 
-fn allocated(
+/// A plan whose widths are given.
+fn plain(
     checkpoint: &Checkpoint,
     origin: Origin,
     options: &Options,
-    request: &Request,
-    args: &PlanArgs,
-    around: Surroundings<'_>,
-) -> anyhow::Result<Plan> {
-    let allocating = Allocating::new(checkpoint, origin, options, request)?;
+    statistics: Option<Statistics>,
+) -> anyhow::Result<(Plan, Option<Importance>)> {
+    let mut plan = Plan::new(checkpoint, origin, options)?;
+    let importance = statistics.map(|all| Importance::new(all, &plan, checkpoint.config())).transpose()?;
+    if let Some(importance) = &importance {
+        plan.weigh(importance, options.strict)?;
+    }
+    Ok((plan, importance))
+}
+
+/// A plan whose widths are chosen.
+fn allocated(allocating: &Allocating<'_>, args: &PlanArgs, around: Surroundings<'_>) -> anyhow::Result<Plan> {
     let file = args.bits_of.measures.clone().map_or_else(|| beside(args, around.output), Ok)?;
-    let mut measures = Measures::read(&file, allocating.fingerprint(None))?;
+    let mut measures = Measures::read(&file, allocating.fingerprint())?;
     let progress = Progress::new(around.printer);
-    let means = Means { importance: None, memory: around.memory, observer: &progress, stop: around.stop };
+    let means = Means { memory: around.memory, observer: &progress, stop: around.stop };
     let measured = allocating.measure(&mut measures, means);
     progress.clear();
     tell(measured?, &measures, &file);
@@ -113,7 +124,7 @@ fn request(args: &BitsArgs, checkpoint: &Checkpoint) -> anyhow::Result<Option<Re
         ));
         (Target::AtMost(usable), format!("a model for {} of memory", bytes(memory)))
     } else if let Some(level) = args.level {
-        if level.weighted {
+        if level.weighted && args.imatrix.is_none() {
             let (level, plain) = (level.to_string(), level.name().to_owned());
             return Err(smelt_core::Error::from(BitsError::NeedsImportance { level, plain }).into());
         }

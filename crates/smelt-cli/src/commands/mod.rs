@@ -24,12 +24,12 @@ use smelt_core::Error;
 use smelt_core::checkpoint::{Checkpoint, DType};
 use smelt_core::layout::Family;
 use smelt_core::plan::{
-    Like, Memory, Options, Origin, Override, Plan, Schedule, Transcode, family_of, options,
+    Importance, Like, Memory, Mtp, Options, Origin, Override, Plan, Schedule, Transcode, family_of, options,
 };
 use smelt_core::source::LocalSource;
 use smelt_kernels::{Format, Mode, Rounding};
 
-use crate::args::{DtypeArg, LibraryArg, ModeArg, PlanArgs, RoundingArg, TranscodeArg};
+use crate::args::{DtypeArg, LibraryArg, ModeArg, MtpArg, PlanArgs, RoundingArg, TranscodeArg};
 use crate::printer::{self, Printer};
 use crate::{format, system};
 use recipe::Wish;
@@ -44,6 +44,8 @@ const LEAST_MEMORY: u64 = 64 << 20;
 pub(crate) struct Planned {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) plan: Plan,
+    /// What the plan's channels are weighed by, if anything.
+    pub(crate) importance: Option<Importance>,
     pub(crate) schedule: Schedule,
 }
 
@@ -58,7 +60,7 @@ pub(crate) fn planned(
     let options = options(&wish)?;
     let checkpoint = open(&args.model)?;
     let around = bits::Surroundings { printer, memory: memory(args.max_memory, args.threads), output, stop };
-    let plan = bits::plan(&checkpoint, origin(&checkpoint, args)?, options, &wish, around)?;
+    let (plan, importance) = bits::plan(&checkpoint, origin(&checkpoint, args)?, options, &wish, around)?;
     for note in &plan.notes {
         printer.event("note", &serde_json::to_value(note)?);
     }
@@ -66,7 +68,7 @@ pub(crate) fn planned(
         printer::warning(&line);
     }
     let schedule = plan.schedule(memory(args.max_memory, args.threads))?;
-    Ok(Planned { checkpoint, plan, schedule })
+    Ok(Planned { checkpoint, plan, importance, schedule })
 }
 
 /// Where the layout comes from: a discovered one, or a family.
@@ -163,6 +165,10 @@ fn options(wish: &Wish) -> anyhow::Result<Options> {
             DtypeArg::F32 => Some(DType::F32),
         },
         towers: args.vision_bits.map(towers).transpose()?,
+        mtp: match args.mtp {
+            MtpArg::Drop => Mtp::Drop,
+            MtpArg::Separate => Mtp::Separate,
+        },
         like: wish.like.clone(),
         rules: wish.rules.clone(),
         overrides: overrides.collect::<Result<_, _>>()?,

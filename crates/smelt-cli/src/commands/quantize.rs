@@ -11,7 +11,8 @@ use smelt_core::plan::Plan;
 use smelt_core::units::bytes;
 
 use crate::args::QuantizeArgs;
-use crate::commands::{Planned, default_output, planned, record, stop_on_interrupt};
+use crate::commands::record::Recorder;
+use crate::commands::{Planned, default_output, planned, stop_on_interrupt};
 use crate::printer::{self, Printer};
 use crate::progress::Progress;
 use crate::{format, system};
@@ -26,30 +27,33 @@ pub(crate) fn run(args: &QuantizeArgs, printer: &Printer) -> anyhow::Result<()> 
         show(&planned, &output, printer)?;
         return Ok(());
     }
-    let Planned { checkpoint, plan, schedule } = &planned;
+    let Planned { checkpoint, plan, importance, schedule } = &planned;
     printer.event("plan", &serde_json::to_value(&plan.totals)?);
     if args.no_resume {
         discard(&output)?;
     }
     let progress = Progress::new(printer);
+    let recorder = Recorder { plan, checkpoint, typed: &args.typed, started, progress: &progress };
     let run = Run {
         plan,
         checkpoint,
         output: &output,
         schedule: *schedule,
-        importance: None,
-        observer: &progress,
+        importance: importance.as_ref(),
+        observer: &recorder,
         stop: &stop,
     };
     let result = run.execute();
     progress.clear();
-    if let Ok(outcome) = result {
-        let seconds = started.elapsed().as_secs_f64();
-        record::write((plan, checkpoint), (&output, &args.typed), &progress, (outcome, seconds))?;
+    for line in format::outliers(&progress.outliers()) {
+        printer::warning(&line);
     }
     match result {
         Ok(Outcome::Written) => summary(plan, &output, started, printer),
-        Ok(Outcome::AlreadyFinished) => already(plan, &output, printer),
+        Ok(Outcome::AlreadyFinished) => {
+            recorder.write_missing(&output)?;
+            already(plan, &output, printer);
+        }
         Err(error) => return Err(stopped(error, progress.kept(), &output)),
     }
     Ok(())

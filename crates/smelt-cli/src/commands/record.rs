@@ -1,14 +1,15 @@
-//! What a finished run leaves for people: the report, and the model card.
+//! What a run leaves for people: the report, and the model card.
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use smelt_core::checkpoint::Checkpoint;
-use smelt_core::pipeline::{CARD, Outcome};
+use smelt_core::pipeline::{CARD, Event, Observer, Papers, REPORT};
 use smelt_core::plan::{Plan, is_multimodal};
 use smelt_core::report::card::{self, Origin};
-use smelt_core::report::{Facts, REPORT, Report, TensorError};
+use smelt_core::report::{Facts, Report, TensorError};
 
 use crate::progress::Progress;
 use crate::system;
@@ -17,33 +18,61 @@ use crate::system;
 const LEFT_OUT: [&str; 7] =
     ["-o", "--output", "--max-memory", "--threads", "--python", "--measures", "--layout"];
 
-/// Writes report and card of a run, unless the run found everything there.
-pub(crate) fn write(
-    (plan, checkpoint): (&Plan, &Checkpoint),
-    (output, typed): (&Path, &[String]),
-    progress: &Progress<'_>,
-    (outcome, seconds): (Outcome, f64),
-) -> anyhow::Result<()> {
-    let (path, card) = (output.join(REPORT), output.join(CARD));
-    // Of a finished output what is there may be somebody's work by now.
-    let wanted = |path: &Path| outcome == Outcome::Written || !path.exists();
-    if !wanted(&path) && !wanted(&card) {
-        return Ok(());
+/// Follows a run to write about it at its end.
+pub(crate) struct Recorder<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) checkpoint: &'a Checkpoint,
+    /// The command as it was typed.
+    pub(crate) typed: &'a [String],
+    pub(crate) started: Instant,
+    pub(crate) progress: &'a Progress<'a>,
+}
+
+impl Observer for Recorder<'_> {
+    fn on(&self, event: &Event) {
+        self.progress.on(event);
     }
-    let errors = progress.errors();
-    let errors: Vec<Option<TensorError>> =
-        (0..plan.tasks.len()).map(|task| errors.get(&task).and_then(TensorError::of)).collect();
-    let base = base_model(plan, checkpoint);
-    let name = base.rsplit('/').next().unwrap_or(&base);
-    let mut report = Report::new(plan, name, command(name, typed), &errors);
-    report.run = Facts { seconds, peak_memory: system::peak_memory(), resumed: progress.resumed() };
-    let source = source_card(checkpoint);
-    let multimodal = is_multimodal(checkpoint) && plan.tasks.iter().any(|task| task.role.is_tower());
-    let origin = Origin { card: source.as_deref(), base_model: &base, multimodal };
-    if wanted(&card) {
-        put(&card, &card::text(&report, origin))?;
+
+    fn papers(&self) -> Papers {
+        let base = base_model(self.plan, self.checkpoint);
+        let mut report = self.report(&base);
+        let source = source_card(self.checkpoint);
+        let sees = is_multimodal(self.checkpoint) && self.plan.tasks.iter().any(|task| task.role.is_tower());
+        let origin = Origin { card: source.as_deref(), base_model: &base, multimodal: sees };
+        let card = card::text(&report, origin);
+        report.vouch_for(&card);
+        Papers { card: Some(card), report: Some(report.to_json()) }
     }
-    if wanted(&path) { put(&path, &report.to_json()) } else { Ok(()) }
+}
+
+impl Recorder<'_> {
+    fn report(&self, base: &str) -> Report {
+        let (plan, progress) = (self.plan, self.progress);
+        let errors = progress.errors();
+        let errors: Vec<Option<TensorError>> =
+            (0..plan.tasks.len()).map(|task| errors.get(&task).and_then(TensorError::of)).collect();
+        let name = base.rsplit('/').next().unwrap_or(base);
+        let mut report = Report::new(plan, name, command(name, self.typed), &errors);
+        report.run = Facts {
+            seconds: self.started.elapsed().as_secs_f64(),
+            peak_memory: system::peak_memory(),
+            resumed: progress.resumed(),
+        };
+        report.add_weights(&progress.weighed(), &progress.outliers());
+        report
+    }
+
+    /// Writes what a finished output lacks. What is there may be somebody's work by now.
+    pub(crate) fn write_missing(&self, output: &Path) -> anyhow::Result<()> {
+        let (card, report) = (output.join(CARD), output.join(REPORT));
+        if card.exists() && report.exists() {
+            return Ok(());
+        }
+        let papers = self.papers();
+        let texts = [(card, papers.card), (report, papers.report)];
+        let missing = texts.into_iter().filter(|(path, _)| !path.exists());
+        missing.into_iter().try_for_each(|(path, text)| put(&path, &text.unwrap_or_default()))
+    }
 }
 
 /// Writes a file whole or not at all, and never through a link.

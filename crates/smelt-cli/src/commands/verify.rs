@@ -9,12 +9,14 @@ use anyhow::anyhow;
 use serde_json::json;
 use smelt_core::Error;
 use smelt_core::checkpoint::Checkpoint;
+use smelt_core::layout::Layout;
+use smelt_core::plan::Origin;
 use smelt_core::source::{LocalSource, Source};
 use smelt_core::units::bytes;
 use smelt_core::verify::{Compared, Comparison, Finding, Report, Severity, Verify};
 
-use crate::args::{LibraryArg, VerifyArgs};
-use crate::commands::{memory, open, read_family, stop_on_interrupt};
+use crate::args::VerifyArgs;
+use crate::commands::{discover, memory, open, read_family, stop_on_interrupt};
 use crate::format::table;
 use crate::printer::{self, Printer};
 use crate::progress::Progress;
@@ -28,12 +30,16 @@ pub(crate) fn run(args: &VerifyArgs, printer: &Printer) -> anyhow::Result<()> {
     let source: Arc<dyn Source> = Arc::new(LocalSource::open(&args.model)?);
     let family = args.family.as_deref().map(read_family).transpose()?;
     let against = args.against.as_deref().map(open).transpose()?;
+    let layout = against.as_ref().and_then(|source| layout(args, source).transpose()).transpose()?;
+    let asked = args.target.map(|library| library.name().to_owned());
+    let library = layout.as_ref().map(|(_, library)| library.clone()).or(asked);
     let (stop, progress) = (stop_on_interrupt(), Progress::new(printer));
     let verify = Verify {
         source: &source,
         family: family.as_ref(),
-        library: args.target.map(LibraryArg::name),
+        library: library.as_deref(),
         against: against.as_ref(),
+        layout: layout.as_ref().map(|(layout, _)| layout),
         memory: memory(args.resources.max_memory, args.resources.threads),
         observer: &progress,
         stop: &stop,
@@ -52,6 +58,17 @@ pub(crate) fn run(args: &VerifyArgs, printer: &Printer) -> anyhow::Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     let read = report.bytes + against.as_ref().map_or(0, source_bytes);
     tell(&report, &args.model, (seconds, read), printer)
+}
+
+/// The layout that a library gives the source, with the library's name, where one is to be asked.
+fn layout(args: &VerifyArgs, source: &Checkpoint) -> anyhow::Result<Option<(Layout, String)>> {
+    let trace = match &args.layout {
+        Some(path) => discover::read(path)?,
+        None if args.discover => discover::trace(source, &args.python, args.target)?,
+        None => return Ok(None),
+    };
+    let library = trace.library.clone();
+    Ok(Some((Origin::discovered(source, &trace)?.layout, library)))
 }
 
 fn source_bytes(checkpoint: &Checkpoint) -> u64 {

@@ -21,6 +21,19 @@ use common::{Model, manifests};
 use regex::Regex;
 use tempfile::TempDir;
 
+/// Mean squares of `width` channels for these modules, as a file.
+fn importance(modules: &[&str], width: usize) -> Vec<u8> {
+    let entry = |(place, module): (usize, &&str)| {
+        let offsets = [4 * width * place, 4 * width * (place + 1)];
+        let entry = serde_json::json!({ "dtype": "F32", "shape": [width], "data_offsets": offsets });
+        ((*module).to_owned(), entry)
+    };
+    let header: serde_json::Map<_, _> = modules.iter().enumerate().map(entry).collect();
+    let header = serde_json::Value::Object(header).to_string().into_bytes();
+    let values = (0..modules.len() * width).flat_map(|place| ((place % 7 + 1) as f32).to_le_bytes());
+    [(header.len() as u64).to_le_bytes().to_vec(), header, values.collect()].concat()
+}
+
 /// A folder of a test, in which the program runs.
 struct Place(TempDir);
 

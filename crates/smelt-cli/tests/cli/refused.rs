@@ -5,7 +5,7 @@ use std::fs;
 use insta::assert_snapshot;
 use serde_json::json;
 
-use crate::{Model, Place, shard};
+use crate::{Model, Place, importance, shard};
 
 fn changed(name: &str, change: impl FnOnce(&mut Model)) -> String {
     Place::with(name, change).quantize_refusal()
@@ -173,6 +173,22 @@ fn an_error_is_an_event_as_well() {
     assert_eq!(event["type"], "error");
     assert_eq!(event["data"]["message"], "cannot open the directory `model`");
     assert_eq!(event["data"]["causes"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn importance_that_can_not_be_used() {
+    let place = Place::with("llama", |_| {});
+    let refusal = |args: &str| place.refusal(&format!("quantize model -o out --imatrix imatrix.gguf {args}"));
+    assert!(refusal("").starts_with("error: cannot open the importance file `imatrix.gguf`\n  caused by: "));
+    place.write("imatrix.gguf", b"a diary, of which nobody would think that it is one");
+    assert_snapshot!(refusal(""), @"error: `imatrix.gguf` is no importance file; smelt reads the imatrix of llama.cpp (GGUF and .dat), the .npz of oMLX and safetensors of mean squares (docs/bits.md)");
+    place.write("imatrix.gguf", &importance(&["model.layers.0.mlp.up_proj"], 96));
+    assert_snapshot!(refusal("--level oq4e"), @"error: `model.layers.0.mlp.up_proj` in `imatrix.gguf` is for 1 × 96 channels, but `model.layers.0.mlp.up_proj` has shape [256, 128]; it is of another model");
+    place.write("imatrix.gguf", &importance(&["h.0.up"], 128));
+    assert!(refusal("").contains("none of the 1 entries of `imatrix.gguf`, such as `h.0.up`, is for one of"));
+    place.write("imatrix.gguf", &importance(&["model.layers.0.mlp.up_proj"], 128));
+    assert!(refusal("--method rtn").contains("`rtn` only rounds"));
+    assert!(refusal("--strict").contains("has no importance in the file"));
 }
 
 #[test]

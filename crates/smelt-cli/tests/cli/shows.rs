@@ -150,6 +150,10 @@ fn help_of_quantize() {
               - default: Nearly all of it
               - best:    What is left, at a third of the speed
 
+          --imatrix <FILE>
+              Weigh errors by the importance of input channels: an imatrix of llama.cpp (GGUF or .dat)
+              or oMLX (.npz), or mean squares as safetensors (docs/bits.md)
+
           --transcode <TRANSCODE>
               What becomes of weights in a format that MLX has as well: `auto` moves their bits where as
               many are asked for as they have, `never` decodes them and quantizes again
@@ -175,7 +179,8 @@ fn help_of_quantize() {
               Tokens of context that `--fit` leaves room for [default: 16384]
 
           --level <LEVEL>
-              Give out the bits of an oMLX level: oq2, oq2.5, oq2.7, oq3, oq3.5, oq4, oq5, oq6 or oq8
+              Give out the bits of an oMLX level: oq2, oq2.5, oq2.7, oq3, oq3.5, oq4, oq5, oq6 or oq8;
+              with an `e` behind it for one with `--imatrix`
 
           --formats <LIST>
               Formats to choose from, where a runtime has not all or some are slow: BITS/GROUP with
@@ -212,6 +217,17 @@ fn help_of_quantize() {
 
           --text-only
               Leave out what sees or hears: the same as `--target mlx-lm`
+
+          --mtp <MTP>
+              Layers that predict further tokens (MTP): `drop` leaves them out as the libraries do,
+              `separate` writes them at 8 bits into the folder `mtp`, which the libraries do not load
+              with the model
+
+              Possible values:
+              - drop:     They are left out
+              - separate: They are written beside the model
+              
+              [default: drop]
 
           --python <PATH>
               Python that has mlx-lm or mlx-vlm installed, for `--discover`

@@ -6,7 +6,7 @@ use std::fs;
 use insta::assert_snapshot;
 use serde_json::Value;
 
-use crate::{Place, sample};
+use crate::{Place, importance, sample};
 
 #[test]
 fn quantize_the_sample() {
@@ -228,4 +228,29 @@ fn a_model_stored_as_another_one() {
         plan["tasks"].as_array().unwrap().iter().find(|task| task["name"] == "lm_head.weight").unwrap();
     assert_eq!(head["format"]["bits"], 8);
     assert_eq!((&plan["rules"][0]["source"], &plan["rules"][1]["line"]), (&"like".into(), &2.into()));
+}
+
+#[test]
+fn importance_is_told() {
+    let place = Place::with("llama", |_| {});
+    let modules: Vec<String> = (0..4).map(|layer| format!("model.layers.{layer}.mlp.up_proj")).collect();
+    let mut modules: Vec<&str> = modules.iter().map(String::as_str).collect();
+    modules.push("lm_head.unknown");
+    place.write("folder/own.importance", &importance(&modules, 128));
+    let shown = place.run("plan model --imatrix folder/own.importance");
+    let told = "importance       own.importance (mean squares): 4 of 29 modules, experts without data 0, unused entries 1";
+    assert!(shown.contains(told), "{shown}");
+    assert!(shown.contains("are weighed by the columns alone"), "{shown}");
+    let output = place.output("quantize model -o out --level oq4e --imatrix folder/own.importance --json");
+    assert!(output.status.success(), "{output:?}");
+    let report: Value =
+        serde_json::from_slice(&fs::read(place.path("out/smelt-report.json")).unwrap()).unwrap();
+    assert_eq!(report["importance"]["weighed"], 4);
+    assert_eq!(report["importance"]["kind"], "mean_squares");
+    assert_eq!(report["command"][6], "own.importance", "{}", report["command"]);
+    // With other importance it is another run.
+    modules.pop();
+    place.write("folder/own.importance", &importance(&modules, 128));
+    let refused = place.run("quantize model -o out --level oq4e --imatrix folder/own.importance");
+    assert!(refused.contains("importance: "), "{refused}");
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::json::JsonText;
+use super::spelling::spell_out;
 use crate::Result;
 
 /// Name of the configuration in a checkpoint.
@@ -26,6 +27,14 @@ impl Config {
         Ok(Self { text, value })
     }
 
+    /// With the keys that the libraries read in places where transformers 5 no longer has them.
+    #[must_use]
+    pub(super) fn spelled_out(mut self) -> Self {
+        spell_out(&mut self.text, &self.value);
+        self.value = self.text.value();
+        self
+    }
+
     /// The value at a path of keys joined by dots, such as `text_config.hidden_size`.
     pub fn get(&self, path: &str) -> Option<&Value> {
         path.split('.').try_fold(&self.value, |value, key| value.get(key))
@@ -41,7 +50,7 @@ impl Config {
         &self.value
     }
 
-    /// The text of the file, unchanged.
+    /// The text: that of the file, with the keys that a checkpoint was given behind its own.
     pub fn text(&self) -> &str {
         self.text.text()
     }

@@ -56,6 +56,9 @@ pub(super) const SOURCE_QUANTIZATION: [&str; 3] =
 const RECORDS: [&str; 4] =
     ["smelt-manifest.json", "smelt-journal.partial", "smelt-report.json", "smelt-report.html"];
 
+/// The config of what smelt writes apart from a model; the weights beside it are not copied.
+const APART: &str = "mtp/config.json";
+
 /// The files of a source by what happens to them.
 #[derive(Clone, Debug, Default)]
 pub struct Files {
@@ -121,6 +124,8 @@ fn reason(path: &str) -> Option<&'static str> {
         Some("index of the source's weights; the result has its own")
     } else if SOURCE_QUANTIZATION.contains(&name.as_str()) {
         Some("describes the source's quantization")
+    } else if path == APART {
+        Some("describes weights beside the model, which are not read")
     } else if RECORDS.contains(&name.as_str()) {
         Some("smelt's own record of how the source was made")
     } else {

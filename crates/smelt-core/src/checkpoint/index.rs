@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::header::Text;
 use crate::{Error, Result};
@@ -114,6 +114,9 @@ impl<'de> Visitor<'de> for MapVisitor {
         let mut places: HashMap<String, u32> = HashMap::new();
         while let Some(name) = map.next_key_seed(Text)? {
             let file = map.next_value_seed(Text)?;
+            if file.is_empty() {
+                return Err(A::Error::custom(format_args!("tensor `{name}` has no file")));
+            }
             let place = places.get(&*file).copied().unwrap_or_else(|| {
                 let place = index.files.len() as u32;
                 index.files.push(file.clone().into_owned());

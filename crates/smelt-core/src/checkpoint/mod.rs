@@ -15,6 +15,7 @@ pub mod logical;
 mod open;
 pub(crate) mod read;
 pub mod region;
+mod spelling;
 mod storage;
 
 use std::collections::BTreeMap;

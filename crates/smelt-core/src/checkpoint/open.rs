@@ -26,7 +26,7 @@ pub(super) fn open(source: Arc<dyn Source>) -> Result<Checkpoint> {
     let small = Small { source: &*source, listed: &listed };
     let config = small.read(CONFIG, CONFIG_LIMIT)?;
     let config = config.ok_or_else(|| Error::NoConfig { location: source.location().to_owned() })?;
-    let config = Config::parse(CONFIG, &config)?;
+    let config = Config::parse(CONFIG, &config)?.spelled_out();
     let index = small.read(INDEX, INDEX_LIMIT)?;
     let index = index.map(|bytes| Index::parse(INDEX, &bytes)).transpose()?;
     let modelopt = small.modelopt()?;

@@ -188,10 +188,13 @@ impl Trace {
             }
         }
         let why = format!("{} does not use it", self.library);
-        let dropped =
-            self.dropped.iter().map(|tensor| Dropped { tensor: tensor.clone(), why: why.clone() }).collect();
+        let dropped = self
+            .dropped
+            .iter()
+            .map(|tensor| Dropped { tensor: tensor.clone(), why: why.clone(), mtp: false })
+            .collect();
         if problems.is_empty() {
-            Ok(Layout { graph: maker.graph, outputs, dropped, config: Vec::new() })
+            Ok(Layout { graph: maker.graph, outputs, dropped, ..Layout::default() })
         } else {
             Err(problems)
         }
@@ -353,7 +356,8 @@ impl Maker<'_> {
     fn slice(&mut self, node: &TraceNode, mut input: NodeId) -> Result<Result<NodeId, OpError>, String> {
         let (start, len, step) = (node.sizes("start")?, node.sizes("len")?, node.sizes("step")?);
         for (axis, ((start, len), step)) in start.into_iter().zip(len).zip(step).enumerate() {
-            let end = start + len.saturating_sub(1) * step + 1;
+            let last = len.saturating_sub(1).checked_mul(step).and_then(|last| last.checked_add(start));
+            let end = last.and_then(|last| last.checked_add(1)).ok_or("a slice beyond any tensor")?;
             match self.graph.slice(input, axis, start, end, step) {
                 Ok(sliced) => input = sliced,
                 error => return Ok(error),

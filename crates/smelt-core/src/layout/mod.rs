@@ -13,6 +13,7 @@ pub mod discovered;
 pub mod family;
 pub mod graph;
 pub mod learn;
+mod mtp;
 mod op;
 mod permute;
 pub mod pool;
@@ -24,6 +25,7 @@ mod spread;
 pub use compare::{Difference, differences, fingerprint};
 pub use family::Family;
 pub use graph::{Graph, NodeId};
+pub use mtp::{MtpExperts, MtpRules, looks_like_mtp};
 pub use role::Role;
 
 use family::{TensorError, ValueError};
@@ -39,6 +41,8 @@ pub struct Layout {
     pub dropped: Vec<Dropped>,
     /// Keys of the config (a path joined by dots) that the result changes, with their values.
     pub config: Vec<(String, serde_json::Value)>,
+    /// How the tensors among the dropped that predict further tokens are stored if they are wanted.
+    pub mtp: MtpRules,
 }
 
 /// A parameter of the target model, before quantization.
@@ -108,6 +112,9 @@ pub struct Dropped {
     pub tensor: String,
     /// The reason that the rule gives.
     pub why: String,
+    /// Whether it belongs to a layer that predicts further tokens, which can be written apart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mtp: bool,
 }
 
 /// Something about a checkpoint that does not fit its family.
@@ -138,6 +145,12 @@ pub enum Problem {
         output: String,
         /// Why.
         error: TensorError,
+    },
+    /// A name that the model has and what is written apart has too.
+    #[error("`{output}` is a parameter of the model and of what predicts further tokens")]
+    Twice {
+        /// The parameter.
+        output: String,
     },
     /// A source tensor that no rule takes.
     #[error("no rule takes `{tensor}`")]

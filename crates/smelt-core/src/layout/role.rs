@@ -105,7 +105,7 @@ roles! {
     Audio "audio",
     /// Brings what a tower sees or hears to the language model.
     Projector "projector",
-    /// Predicts several tokens at once.
+    /// Predicts several tokens at once; written apart from the model, which has no such layers.
     Mtp "mtp",
     /// None of the others.
     Other "other",

@@ -8,7 +8,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::plan::allocate::{Allocator, Request, Scope, Target};
 use crate::plan::measures::{Measures, fingerprint};
-use crate::plan::{Importance, Memory, Options, Origin, Plan};
+use crate::plan::{Importance, Memory, Options, Origin, Plan, Statistics};
 
 /// How often a plan is made anew because files came out larger than the headers of the last one let expect.
 const ROUNDS: usize = 8;
@@ -23,13 +23,12 @@ pub struct Allocating<'a> {
     /// A plan of the same modules, in the format of the run.
     draft: Plan,
     scope: Scope,
+    importance: Option<Importance>,
 }
 
 /// What measuring may use, and whom it tells.
 #[derive(Clone, Copy)]
 pub struct Means<'a> {
-    /// Weights of input channels.
-    pub importance: Option<&'a Importance>,
     /// Memory and threads.
     pub memory: Memory,
     /// Is told what happens.
@@ -45,41 +44,49 @@ impl std::fmt::Debug for Means<'_> {
 }
 
 impl<'a> Allocating<'a> {
-    /// Finds out what there is to decide.
+    /// Finds out what there is to decide, with the importance that is to weigh errors if there is one.
     ///
     /// # Errors
-    /// Every refusal of [`Plan::new`], and a target that can't be reached; no weight is read for it.
+    /// Every refusal of [`Plan::new`], a target that can't be reached, and importance of another model; no weight
+    /// is read for it.
     pub fn new(
         checkpoint: &'a Checkpoint,
         origin: Origin,
         options: &'a Options,
         request: &'a Request,
+        statistics: Option<Statistics>,
     ) -> Result<Self> {
         // What does not fit the format of the run may fit another.
         let lenient = Options { strict: false, ..options.clone() };
-        let draft = Plan::draft(checkpoint, origin.clone(), &lenient)?;
+        let mut draft = Plan::draft(checkpoint, origin.clone(), &lenient)?;
         if let Some(note) = draft.notes.iter().find(|note| options.strict && note.is_unused()) {
             return Err(Error::Strict { note: note.to_string() });
         }
         let scope = Scope::new((checkpoint, &origin.layout), &draft, options, request)?;
         request.check(&draft, &scope)?;
-        Ok(Self { checkpoint, origin, options, request, draft, scope })
+        let importance =
+            statistics.map(|all| Importance::new(all, &draft, checkpoint.config())).transpose()?;
+        if let Some(importance) = &importance {
+            draft.weigh(importance, false)?;
+            // Also of what the format of the run does not fit, but another one may.
+            for free in &scope.modules {
+                draft.tasks[free.task].weighed = importance.knows(&free.module);
+            }
+        }
+        Ok(Self { checkpoint, origin, options, request, draft, scope, importance })
     }
 
     /// What tells measurements of these weights from others.
-    pub fn fingerprint(&self, importance: Option<&Importance>) -> String {
-        fingerprint(&self.draft, self.checkpoint, importance.map(Importance::digest))
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.draft, self.checkpoint)
     }
 
     /// Measures what `measures` lacks; says whether that was anything.
     ///
     /// # Errors
-    /// As [`Measuring::run`]; importance that does not fit.
+    /// As [`Measuring::run`].
     pub fn measure(&self, measures: &mut Measures, means: Means<'_>) -> Result<bool> {
-        let Means { importance, memory, observer, stop } = means;
-        if let Some(importance) = importance {
-            importance.check(&self.draft.tasks)?;
-        }
+        let Means { memory, observer, stop } = means;
         let lacking = self.scope.modules.iter().filter_map(|module| {
             let inexact = module.candidates.iter().filter(|candidate| !candidate.exact);
             let lacks = |format: &_| measures.error(&module.module, *format).is_none();
@@ -90,9 +97,14 @@ impl<'a> Allocating<'a> {
         if wanted.is_empty() {
             return Ok(false);
         }
-        let (plan, checkpoint) = (&self.draft, self.checkpoint);
+        let (plan, checkpoint, importance) = (&self.draft, self.checkpoint, self.importance.as_ref());
         Measuring { plan, checkpoint, importance, memory, observer, stop }.run(&wanted, measures)?;
         Ok(true)
+    }
+
+    /// The importance, for the run.
+    pub fn into_importance(self) -> Option<Importance> {
+        self.importance
     }
 
     /// The plan of least predicted loss within the target.
@@ -111,6 +123,9 @@ impl<'a> Allocating<'a> {
             let options = Options { widths, ..self.options.clone() };
             let mut plan = Plan::new(self.checkpoint, self.origin.clone(), &options)?;
             plan.allocation = Some(allocation);
+            if let Some(importance) = &self.importance {
+                plan.weigh(importance, options.strict)?;
+            }
             let over = match self.request.target {
                 Target::FileBytes(most) => plan.totals.file_bytes.saturating_sub(most),
                 _ => 0,

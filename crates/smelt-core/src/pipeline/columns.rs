@@ -189,6 +189,7 @@ mod tests {
             shape: shape.clone(),
             format: None,
             moved: None,
+            weighed: false,
             parts: Vec::new(),
         };
         let array = Array { shape: shape.clone(), values };

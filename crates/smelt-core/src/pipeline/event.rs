@@ -2,6 +2,9 @@
 
 use smelt_kernels::Distortion;
 
+use super::outlier::Outlier;
+use super::weigh::Weighed;
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -30,13 +33,24 @@ pub enum Event {
         /// How many there are in all.
         of: usize,
     },
-    /// How far a sample of a block's weights came to lie from the source.
+    /// How far a sample of weights came to lie from the source: of a block, or of a whole task that an
+    /// earlier run has finished.
     Sampled {
         /// Which task, by its place in the plan.
         task: usize,
         /// The sums of the sample.
         distortion: Distortion,
     },
+    /// What the weights of a task amount to; told for all when the last is written, also for those of
+    /// an earlier run.
+    Weighed {
+        /// Which task, by its place in the plan.
+        task: usize,
+        /// Its sums.
+        weighed: Weighed,
+    },
+    /// The weights of a parameter can't be right.
+    Outlier(Outlier),
     /// A block is written.
     Block {
         /// Its bytes before quantization.
@@ -58,10 +72,25 @@ pub enum Event {
     },
 }
 
-/// Receives events, from any of the workers. It is called for every block: it must not wait.
+/// What is left for people beside the model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Papers {
+    /// The model card, for [`CARD`](super::CARD).
+    pub card: Option<String>,
+    /// The report, for [`REPORT`](super::REPORT).
+    pub report: Option<String>,
+}
+
+/// Receives events, from any of the workers.
 pub trait Observer: Sync {
-    /// Takes note of an event.
+    /// Takes note of an event. It is called for every block: it must not wait.
     fn on(&self, event: &Event);
+
+    /// What to say of the run beside the model. It is asked for once, when all tensors are written and
+    /// the output is not finished yet, so that no finished output lacks it.
+    fn papers(&self) -> Papers {
+        Papers::default()
+    }
 }
 
 /// Takes no note of anything.

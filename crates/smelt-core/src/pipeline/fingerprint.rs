@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
-use crate::plan::{Importance, Plan, Task};
+use crate::plan::{Plan, Task};
 use crate::source::Stamp;
 
 /// What marks a value that is a digest: shown as different, not as it is.
@@ -34,15 +34,6 @@ impl Fingerprint {
     pub fn of(plan: &Plan, checkpoint: &Checkpoint) -> Self {
         let files = checkpoint.stamps().map(|file| (file.path.clone(), file.stamp.clone()));
         Self { settings: settings(plan), source: files.collect() }
-    }
-
-    /// With the importance of input channels that decides codes as well.
-    #[must_use]
-    pub fn with_importance(mut self, importance: Option<&Importance>) -> Self {
-        if let Some(importance) = importance {
-            self.settings.insert("importance".to_owned(), format!("{DIGEST}{}", importance.digest()));
-        }
-        self
     }
 
     /// All of it in 32 bytes.
@@ -151,14 +142,18 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
         method,
         rounding,
         allow_nonfinite: _, // Decides whether a run ends, not what it writes.
+        strict: _,          // The same.
         format,
         allocation: _, // What it chose is in the tasks.
+        importance,
         tasks,
+        treatments: _, // Words about the tasks.
         shards,
         dropped: _, // Follows from what is there and what is used.
         rules: _,   // What they decided is in the tasks.
         notes: _,
         config,
+        mtp,
         side_files,
         totals: _,
     } = plan;
@@ -174,11 +169,18 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
     }
     put("method", method.name().to_owned());
     put("rounding", text(rounding));
+    if let Some(coverage) = importance {
+        put("importance", format!("of hash {}", &coverage.digest.get(..32).unwrap_or_default()));
+    }
     for (format, count) in formats(tasks) {
         put(&format!("{COUNT}{format}"), count.to_string());
     }
     put("tensors of the source", digest_text(&(source_tensors, logical_tensors, source_shards)));
     put("config.json of the result", digest_text(&(config, side_files)));
+    if let Some(apart) = mtp {
+        put("mtp", "separate".to_owned());
+        put("config.json of what is apart", digest_text(apart));
+    }
     put("layout", digest_text(&(version, graph, tasks, shards)));
     all
 }

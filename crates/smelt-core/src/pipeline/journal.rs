@@ -7,15 +7,18 @@
 //! of power leaves of a line, or another run's line, is not taken for one. The file is also the lock:
 //! whoever writes the output holds it, and the operating system lets go of it when a process ends.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blake3::Hash;
 use serde::{Deserialize, Serialize};
+use smelt_kernels::Distortion;
 
 use super::disk::DiskFile;
 use super::fingerprint::Fingerprint;
 use super::output::write_error;
+use super::weigh::Weighed;
 use crate::error::Result;
 
 /// Name of the journal in an output directory that is not finished.
@@ -50,7 +53,7 @@ impl Header {
 }
 
 /// A line behind the first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Record {
     /// A task is finished and its bytes are on the disk.
@@ -59,12 +62,39 @@ pub(super) enum Record {
         task: usize,
         /// BLAKE3 of each of its parts.
         parts: Vec<String>,
+        /// What its weights amount to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        weighed: Option<Weighed>,
+        /// How far a sample of its weights is from the source, for the report of the run that ends.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sample: Option<Sample>,
     },
     /// A file is begun anew: what was finished in it is not any more.
     Lost {
         /// Which shard.
         shard: u32,
     },
+}
+
+/// The sums of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Sample {
+    error: f64,
+    energy: f64,
+    max: f32,
+}
+
+impl Sample {
+    /// Of sums that are numbers: JSON has no others.
+    pub(super) fn of(sums: &Distortion) -> Option<Self> {
+        let Distortion { error, energy, max } = *sums;
+        let finite = error.is_finite() && energy.is_finite() && max.is_finite();
+        finite.then_some(Self { error, energy, max })
+    }
+
+    pub(super) fn sums(self) -> Distortion {
+        Distortion { error: self.error, energy: self.energy, max: self.max }
+    }
 }
 
 /// What a journal holds.
@@ -139,6 +169,17 @@ pub(super) fn read(file: &dyn DiskFile, path: &Path) -> Result<Option<Contents>>
         contents.length += line.len() as u64 + 1;
     }
     Ok(Some(contents))
+}
+
+/// The samples of tasks by the records that say most lately that these are finished.
+pub(super) fn samples(records: &[Record]) -> BTreeMap<usize, Sample> {
+    let mut latest = BTreeMap::new();
+    for record in records {
+        if let Record::Done { task, sample, .. } = record {
+            latest.insert(*task, *sample);
+        }
+    }
+    latest.into_iter().filter_map(|(task, sample)| Some((task, sample?))).collect()
 }
 
 fn check(text: &str, run: Option<&Hash>) -> String {

@@ -1,7 +1,8 @@
 //! The manifest of a finished output: what it was made of, and the hash of everything in it.
 //!
 //! It is what remains of the journal: `smelt verify` finds any changed byte with it, and a second run
-//! recognises its own result. It grows with the model, so it is written piece by piece.
+//! recognises its own result. It grows with the model, so it is written piece by piece. Its last key is a
+//! hash of all before it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,12 +14,16 @@ use serde_json::json;
 
 use super::fingerprint::Fingerprint;
 use super::output::{OutputDir, write_error};
+use super::seal;
 use super::sums::PartSums;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, shard_header};
 
 /// Name of the manifest in a finished output.
 pub const MANIFEST: &str = "smelt-manifest.json";
+
+/// What is wrong with a file whose last key is not the hash of what stands before.
+pub(crate) const BROKEN: &str = "its bytes are not those of its own `digest`";
 
 /// The version of the manifest.
 pub const VERSION: u32 = 1;
@@ -73,6 +78,9 @@ impl Manifest {
         if manifest.version != VERSION {
             return Err(damaged(format!("it has version {}, smelt reads {VERSION}", manifest.version)));
         }
+        if !seal::is_whole(bytes) {
+            return Err(damaged(BROKEN.to_owned()));
+        }
         Ok(manifest)
     }
 }
@@ -90,7 +98,8 @@ pub(super) struct Sums<'a> {
 impl Sums<'_> {
     /// Writes the manifest, with the keys in the order in which [`Manifest`] has them.
     pub(super) fn write(&self, output: &OutputDir<'_>) -> Result<()> {
-        let mut text = Text { pending: output.begin(MANIFEST, 0)?, at: 0, held: String::new() };
+        let (pending, hash) = (output.begin(MANIFEST, 0)?, blake3::Hasher::new());
+        let mut text = Text { pending, at: 0, held: String::new(), hash };
         text.put(&self.head())?;
         let shards = self.plan.shards.iter().enumerate().map(|(index, shard)| {
             let header = blake3::hash(&shard_header(self.plan, index as u32)).to_hex().to_string();
@@ -100,7 +109,8 @@ impl Sums<'_> {
         let parts = self.plan.tasks.iter().flat_map(|task| &task.parts).zip(self.tensors.iter());
         text.object("tensors", parts.map(|(part, hash)| (part.name.as_str(), quoted(hash))))?;
         text.object("files", self.files.iter().map(|(name, hash)| (name.as_str(), quoted(hash))))?;
-        text.put("\n}\n")?;
+        text.flush()?;
+        text.put(&seal::end(&text.hash.finalize()))?;
         text.flush()?;
         output.publish(text.pending)
     }
@@ -131,6 +141,7 @@ struct Text {
     pending: super::output::Pending,
     at: u64,
     held: String,
+    hash: blake3::Hasher,
 }
 
 impl Text {
@@ -152,6 +163,7 @@ impl Text {
 
     fn flush(&mut self) -> Result<()> {
         self.pending.write_at(self.at, self.held.as_bytes())?;
+        self.hash.update(self.held.as_bytes());
         self.at += self.held.len() as u64;
         self.held.clear();
         Ok(())

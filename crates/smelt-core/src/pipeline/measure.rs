@@ -12,9 +12,9 @@ use std::thread;
 
 use smelt_kernels::{Distortion, Format, all_finite};
 
-use super::columns::Columns;
 use super::encode::{Encoder, Place};
 use super::event::Event;
+use super::weights::Weights;
 use super::{Observer, first_error};
 use crate::checkpoint::region::{Axis, Region, elements};
 use crate::checkpoint::{Checkpoint, read};
@@ -23,7 +23,7 @@ use crate::layout::cost;
 use crate::layout::pool::Pool;
 use crate::layout::pull::Puller;
 use crate::plan::measures::Measures;
-use crate::plan::{Importance, LOOK, Memory, Plan, Task};
+use crate::plan::{Importance, LOOK, Memory, Plan, Task, weight_bytes};
 
 /// Weights of a module that are looked at.
 const SAMPLE: u64 = 1 << 20;
@@ -132,20 +132,16 @@ impl Measuring<'_> {
     /// The relative error of a module in each format.
     fn module(&self, wanted: &Wanted) -> Result<Vec<f32>> {
         let task = &self.plan.tasks[wanted.task];
-        let importance = self.importance.and_then(|all| all.of(task.module()));
         let mut sums = vec![Distortion::default(); wanted.formats.len()];
-        let (mut buffers, mut columns) = (Buffers::default(), Columns::default());
+        let (mut buffers, mut weights) = (Buffers::default(), Weights::new(self.plan, self.importance));
         for rows in sample(&task.shape) {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
             self.pull(task, &rows.region, &mut buffers)?;
-            let mut place = rows.place();
-            let mut channels = importance;
-            if channels.is_none() {
-                let found = columns.of(Puller::new(&self.plan.graph, self.checkpoint), task, place)?;
-                (channels, place) = found.map_or((None, place), |(channels, place)| (Some(channels), place));
-            }
+            let (puller, at) = (Puller::new(&self.plan.graph, self.checkpoint), rows.place());
+            let found = weights.of(puller, task, at)?;
+            let (channels, place) = found.map_or((None, at), |(channels, place)| (Some(channels), place));
             for (&format, sum) in wanted.formats.iter().zip(&mut sums) {
                 let encoder = Encoder::new(self.plan, task, format, channels);
                 *sum += buffers.distortion(encoder, place);
@@ -193,7 +189,9 @@ fn piece_bytes(plan: &Plan, task: &Task) -> u64 {
     let held = |region: &Region| {
         // Eight bits and the scales and biases of the smallest groups.
         let stored = elements(region) * (1 + 2 * size / 16);
-        elements(region) * size + stored + LOOK + cost::scratch(&plan.graph, task.node, region)
+        let weights = if task.weighed { weight_bytes(task, elements(region)) } else { 0 };
+        let scratch = cost::scratch(&plan.graph, task.node, region);
+        elements(region) * size + stored + LOOK + weights + scratch
     };
     sample(&task.shape).iter().map(|rows| held(&rows.region)).max().unwrap_or(0)
 }

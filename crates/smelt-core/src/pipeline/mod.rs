@@ -19,10 +19,14 @@ mod hash;
 mod journal;
 pub mod manifest;
 mod measure;
+mod outlier;
 mod output;
 mod sample;
+pub(crate) mod seal;
 mod shard;
 mod sums;
+mod weigh;
+mod weights;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -33,21 +37,24 @@ use std::thread;
 
 pub use allocated::{Allocating, Means};
 pub use claim::discard;
-pub use event::{Event, Observer, Silent};
+pub use event::{Event, Observer, Papers, Silent};
 pub use fingerprint::{Change, Fingerprint};
 pub use journal::JOURNAL;
 pub use manifest::{MANIFEST, Manifest, VERSION as MANIFEST_VERSION};
 pub use measure::{Measuring, Wanted};
+pub use outlier::{Measure, Outlier};
 pub use output::free_space;
+pub use weigh::Weighed;
 
 use crate::checkpoint::{CONFIG, Checkpoint, INDEX};
 use crate::error::{Error, Result};
-use crate::plan::{Importance, Plan, Schedule, index_json};
+use crate::plan::{Importance, ImportanceError, MTP_FOLDER, Plan, Schedule, indexes};
 use crate::source::Stamp;
 use claim::{Claim, claim};
 use disk::{Disk, LocalDisk};
 use journal::{Header, Journal, Record};
 use manifest::Sums;
+use outlier::outliers;
 use output::OutputDir;
 use shard::Shards;
 use worker::{Queue, Shared, work};
@@ -63,7 +70,7 @@ pub struct Run<'a> {
     pub output: &'a Path,
     /// How memory is shared out.
     pub schedule: Schedule,
-    /// Weights of input channels, for a method that searches.
+    /// The weights of input channels that the plan was made with.
     pub importance: Option<&'a Importance>,
     /// Is told what happens.
     pub observer: &'a dyn Observer,
@@ -89,6 +96,9 @@ pub enum Outcome {
 /// The name of the model card, which the result has one of its own of.
 pub const CARD: &str = "README.md";
 
+/// The report that a run leaves beside the model.
+pub const REPORT: &str = "smelt-report.json";
+
 /// What the source's card is called beside it.
 pub const SOURCE_CARD: &str = "README.source.md";
 
@@ -100,6 +110,13 @@ fn side_name<'a>(plan: &Plan, path: &'a str) -> &'a str {
         CARD => SOURCE_CARD,
         other => other,
     }
+}
+
+/// What is written besides tensors and the model's config: indexes, and the config of what lies apart.
+fn small_files(plan: &Plan) -> Vec<(String, String)> {
+    let indexes = indexes(plan).into_iter().map(|index| (index.name, index.text));
+    let apart = plan.mtp.iter().map(|apart| (format!("{MTP_FOLDER}{CONFIG}"), apart.config.clone()));
+    indexes.chain(apart).collect()
 }
 
 /// Side files are copied in pieces of this size.
@@ -123,11 +140,12 @@ impl Run<'_> {
     /// # Errors
     /// The same.
     pub fn execute_on(&self, disk: &dyn Disk) -> Result<Outcome> {
-        if let Some(importance) = self.importance {
-            importance.check(&self.plan.tasks)?;
+        let (planned, given) = (self.plan.importance.as_ref(), self.importance);
+        if planned.map(|coverage| coverage.digest.as_str()) != given.map(Importance::digest) {
+            return Err(ImportanceError::OtherPlan.into());
         }
         let output = OutputDir::open(disk, self.output)?;
-        let fingerprint = Fingerprint::of(self.plan, self.checkpoint).with_importance(self.importance);
+        let fingerprint = Fingerprint::of(self.plan, self.checkpoint);
         let header = Header::new(fingerprint, self.writes());
         let (journal, records) = match claim(&output, &header) {
             Ok(Claim::Finished) => return Ok(Outcome::AlreadyFinished),
@@ -155,8 +173,10 @@ impl Run<'_> {
     fn writes(&self) -> Vec<String> {
         let shards = self.plan.shards.iter().map(|shard| shard.name.clone());
         let sides = self.plan.side_files.iter().map(|file| side_name(self.plan, &file.path).to_owned());
-        let last = [INDEX, MANIFEST, CONFIG].map(str::to_owned);
-        shards.chain(sides).chain(last).collect()
+        let apart = |name: &str| format!("{MTP_FOLDER}{name}");
+        let apart = self.plan.mtp.iter().flat_map(|_| [apart(INDEX), apart(CONFIG)]);
+        let last = [CARD, REPORT, INDEX, MANIFEST, CONFIG].map(str::to_owned);
+        shards.chain(sides).chain(apart).chain(last).collect()
     }
 
     fn write(
@@ -171,6 +191,7 @@ impl Run<'_> {
         // A directory with unfinished shards must not load.
         output.remove(&output.at(CONFIG)).and_then(|()| output.settle()).map_err(early)?;
         let shards = Shards::open(self.plan, output, journal, records).map_err(early)?;
+        self.tell_samples(&shards, records);
         let made = self.fill(output, &shards);
         let made = made.inspect_err(|_| drop(shards.record()));
         let recorded = shards.recorded();
@@ -181,16 +202,18 @@ impl Run<'_> {
         self.complete(output, &sums).map_err(failed)
     }
 
-    /// Side files, tensors and index; the hashes of what is no tensor.
+    /// Side files, tensors and indexes; the hashes of what is no tensor.
     fn fill(&self, output: &OutputDir<'_>, shards: &Shards<'_>) -> Result<Sides> {
         let mut files = vec![(CONFIG.to_owned(), blake3::hash(self.plan.config.as_bytes()))];
         files.extend(self.copy_side_files(output)?);
         self.tell_start(shards);
         shards.publish_complete(self.observer)?;
         self.work(shards)?;
-        let index = index_json(self.plan);
-        output.write(INDEX, index.as_bytes())?;
-        files.push((INDEX.to_owned(), blake3::hash(index.as_bytes())));
+        self.judge(&shards.weighed())?;
+        for (name, text) in small_files(self.plan) {
+            output.write(&name, text.as_bytes())?;
+            files.push((name, blake3::hash(text.as_bytes())));
+        }
         Ok(files)
     }
 
@@ -198,10 +221,33 @@ impl Run<'_> {
     fn complete(&self, output: &OutputDir<'_>, sums: &Sums<'_>) -> Result<()> {
         sums.write(output)?;
         self.check_source()?;
+        self.write_papers(output)?;
         output.settle_all()?;
         output.write_last(CONFIG, self.plan.config.as_bytes())?;
         output.settle()?;
         output.remove(&output.at(JOURNAL))
+    }
+
+    /// Tells what the weights amount to, and which of them can't be right; with `--strict` that is an
+    /// error, and without config.json nothing loads what was written.
+    fn judge(&self, weighed: &[Option<Weighed>]) -> Result<()> {
+        let known = weighed.iter().enumerate().filter_map(|(task, weighed)| Some((task, (*weighed)?)));
+        known.for_each(|(task, weighed)| self.observer.on(&Event::Weighed { task, weighed }));
+        let found = outliers(self.plan, weighed);
+        if self.plan.strict && !found.is_empty() {
+            return Err(Error::Outliers { outliers: found.into() });
+        }
+        for outlier in found {
+            self.observer.on(&Event::Outlier(outlier));
+        }
+        Ok(())
+    }
+
+    fn write_papers(&self, output: &OutputDir<'_>) -> Result<()> {
+        let Papers { card, report } = self.observer.papers();
+        let papers = [(CARD, card), (REPORT, report)];
+        let mut papers = papers.iter().filter_map(|(name, text)| Some((name, text.as_ref()?)));
+        papers.try_for_each(|(name, text)| output.write(name, text.as_bytes()))
     }
 
     fn tell_start(&self, shards: &Shards<'_>) {
@@ -213,6 +259,16 @@ impl Run<'_> {
         let bytes: u64 = tasks.map(|(task, _)| bytes(task)).sum();
         if shards.recorded() > 0 {
             self.observer.on(&Event::Resumed { bytes, tensors: shards.recorded(), of: done.len() });
+        }
+    }
+
+    /// Tells what the earlier run has found out of the tensors that it finished.
+    fn tell_samples(&self, shards: &Shards<'_>, records: &[Record]) {
+        let done = shards.done();
+        for (task, sample) in
+            journal::samples(records).into_iter().filter(|(task, _)| done.get(*task) == Some(&true))
+        {
+            self.observer.on(&Event::Sampled { task, distortion: sample.sums() });
         }
     }
 

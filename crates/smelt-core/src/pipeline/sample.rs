@@ -39,7 +39,7 @@ pub(super) fn sampled(
 }
 
 /// The elements of a block that are looked at, counted from its first.
-fn stretches(place: Place) -> impl Iterator<Item = (u64, u64)> {
+pub(super) fn stretches(place: Place) -> impl Iterator<Item = (u64, u64)> {
     let end = place.offset + place.len;
     let first = place.offset / (STRETCH * EVERY);
     let all = (first..).map(|index| index * STRETCH * EVERY).take_while(move |start| *start < end);

@@ -9,12 +9,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use smelt_kernels::Distortion;
+
 use super::disk::Entry;
 use super::event::{Event, Observer};
 use super::hash::AnyOrder;
-use super::journal::{Journal, Record};
+use super::journal::{Journal, Record, Sample};
 use super::output::{OutputDir, Pending, write_error};
 use super::sums::PartSums;
+use super::weigh::{Tally, Weighed};
 use crate::error::{Error, Result};
 use crate::plan::{Part, Plan, Task, shard_header};
 
@@ -39,14 +42,37 @@ struct ShardFile {
 pub(super) struct OpenTask {
     pub(super) index: usize,
     parts: Vec<AnyOrder>,
+    /// How far a sample of the blocks so far is from the source.
+    sampled: Mutex<Option<Distortion>>,
     /// Elements that are not written yet.
     missing: AtomicU64,
+    tally: Mutex<Tally>,
 }
 
 impl OpenTask {
     pub(super) fn new(index: usize, task: &Task) -> Self {
         let parts = task.parts.iter().map(|part| AnyOrder::new(part.bytes)).collect();
-        Self { index, parts, missing: AtomicU64::new(task.elements()) }
+        let missing = AtomicU64::new(task.elements());
+        Self { index, parts, sampled: Mutex::default(), missing, tally: Mutex::default() }
+    }
+
+    /// Adds the sample of a block.
+    pub(super) fn sample(&self, sums: Distortion) {
+        *self.sampled().get_or_insert_default() += sums;
+    }
+
+    fn sampled(&self) -> MutexGuard<'_, Option<Distortion>> {
+        self.sampled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds what the weights of a block amount to.
+    pub(super) fn weigh(&self, tally: &Tally) {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).merge(tally);
+    }
+
+    fn weighed(&self, task: &Task) -> Option<Weighed> {
+        let tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.finish().filter(|_| task.dtype.float().is_some())
     }
 }
 
@@ -64,12 +90,20 @@ pub(super) struct Shards<'a> {
     sound: Mutex<bool>,
 }
 
+/// A finished task that the journal does not have yet.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    task: usize,
+    sample: Option<Sample>,
+}
+
 /// Finished tensors.
 #[derive(Debug)]
 struct Finished {
     sums: PartSums,
-    /// Tasks that the journal does not have yet, and their bytes.
-    waiting: Vec<usize>,
+    /// Tasks that the journal does not have yet.
+    waiting: Vec<Waiting>,
+    /// Their bytes.
     bytes: u64,
     since: Instant,
     recorded: usize,
@@ -134,6 +168,11 @@ impl<'a> Shards<'a> {
         self.lock().recorded
     }
 
+    /// What the weights of each task amount to.
+    pub(super) fn weighed(&self) -> Vec<Option<Weighed>> {
+        self.lock().sums.weighed().to_vec()
+    }
+
     /// The hashes of all tensors, once all are finished.
     pub(super) fn into_sums(self) -> PartSums {
         self.finished.into_inner().unwrap_or_else(PoisonError::into_inner).sums
@@ -156,7 +195,7 @@ impl<'a> Shards<'a> {
             return Ok(());
         }
         let task = &self.plan.tasks[open.index];
-        let due = self.lock().add(open, task.bytes(), self.output.group_bytes());
+        let due = self.lock().add(open, task, self.output.group_bytes());
         for part in task.parts.iter().filter(|part| part.bytes > 0) {
             let missing = &self.files[part.shard as usize].missing;
             if missing.fetch_sub(part.bytes, Ordering::AcqRel) == part.bytes {
@@ -230,23 +269,27 @@ impl<'a> Shards<'a> {
 
 impl Finished {
     /// Adds a task; says whether it is time to record.
-    fn add(&mut self, open: &OpenTask, bytes: u64, most: u64) -> bool {
+    fn add(&mut self, open: &OpenTask, task: &Task, most: u64) -> bool {
         if self.waiting.is_empty() {
             self.since = Instant::now();
         }
-        self.sums.set(open.index, open.parts.iter().map(AnyOrder::finish));
-        self.waiting.push(open.index);
-        self.bytes += bytes;
+        self.sums.set(open.index, open.parts.iter().map(AnyOrder::finish), open.weighed(task));
+        let sample = open.sampled().as_ref().and_then(Sample::of);
+        self.waiting.push(Waiting { task: open.index, sample });
+        self.bytes += task.bytes();
         self.bytes >= most || self.since.elapsed() >= GROUP_TIME
     }
 
     fn take(&mut self) -> (Vec<usize>, Vec<Record>) {
-        let tasks = std::mem::take(&mut self.waiting);
+        let waiting = std::mem::take(&mut self.waiting);
         self.bytes = 0;
-        let hex = |&task: &usize| self.sums.of(task).iter().map(|hash| hash.to_hex().to_string());
-        let records = tasks.iter().map(|task| Record::Done { task: *task, parts: hex(task).collect() });
-        let records = records.collect();
-        (tasks, records)
+        let hex = |task: usize| self.sums.of(task).iter().map(|hash| hash.to_hex().to_string());
+        let done = |&Waiting { task, sample }: &_| {
+            let weighed = self.sums.weighed()[task];
+            Record::Done { task, parts: hex(task).collect(), weighed, sample }
+        };
+        let records = waiting.iter().map(done).collect();
+        (waiting.into_iter().map(|waiting| waiting.task).collect(), records)
     }
 }
 
@@ -255,9 +298,9 @@ fn recorded(plan: &Plan, records: &[Record]) -> PartSums {
     let mut sums = PartSums::new(plan);
     for record in records {
         match record {
-            Record::Done { task, parts } if *task < plan.tasks.len() => {
+            Record::Done { task, parts, weighed, .. } if *task < plan.tasks.len() => {
                 let hashes: Result<Vec<_>, _> = parts.iter().map(blake3::Hash::from_hex).collect();
-                sums.set(*task, hashes.unwrap_or_default().into_iter());
+                sums.set(*task, hashes.unwrap_or_default().into_iter(), *weighed);
             }
             Record::Done { .. } => {}
             Record::Lost { shard } => {
@@ -273,7 +316,7 @@ fn recorded(plan: &Plan, records: &[Record]) -> PartSums {
 /// Tensors without bytes are finished from the beginning: no block will come for them.
 fn mark_empty(plan: &Plan, sums: &mut PartSums) {
     let empty = plan.tasks.iter().enumerate().filter(|(_, task)| task.bytes() == 0);
-    empty.for_each(|(index, task)| sums.set(index, task.parts.iter().map(|_| blake3::hash(&[]))));
+    empty.for_each(|(index, task)| sums.set(index, task.parts.iter().map(|_| blake3::hash(&[])), None));
 }
 
 /// Bytes of unfinished tensors, by shard.
@@ -328,6 +371,7 @@ impl Found {
         plan.totals.disk_bytes().saturating_sub(there)
             + parts as u64 * RECORD_BYTES
             + plan.config.len() as u64
+            + plan.mtp.as_ref().map_or(0, |apart| apart.config.len() as u64)
     }
 }
 

@@ -6,20 +6,21 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use smelt_kernels::{Format, Mode, all_finite};
+use smelt_kernels::{Format, Stored};
 
-use super::columns::Columns;
 use super::encode::{Encoder, Place};
 use super::event::{Event, Observer};
 use super::sample::sampled;
 use super::shard::{OpenTask, Shards};
-use crate::checkpoint::region::elements;
-use crate::checkpoint::{Checkpoint, DType};
+use super::weigh::Tally;
+use super::weights::Weights;
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::region::{Region, elements};
 use crate::error::{Error, Result};
 use crate::layout::pool::Pool;
 use crate::layout::pull::Puller;
 use crate::plan::blocks::{Block, Cut};
-use crate::plan::{Importance, Method, Moved, Part, Plan, Task, cut};
+use crate::plan::{Importance, Moved, Part, Plan, cut};
 
 /// Hands out blocks, in the order in which they lie in the files.
 #[derive(Debug)]
@@ -83,7 +84,7 @@ pub(super) struct Shared<'a> {
 pub(super) fn work(shared: Shared<'_>) -> Result<()> {
     let mut worker = Worker {
         shared,
-        columns: Columns::default(),
+        weights: Weights::new(shared.plan, shared.importance),
         pool: Pool::default(),
         block: Vec::new(),
         stored: Vec::new(),
@@ -107,7 +108,7 @@ pub(super) fn work(shared: Shared<'_>) -> Result<()> {
 
 struct Worker<'a> {
     shared: Shared<'a>,
-    columns: Columns,
+    weights: Weights<'a>,
     pool: Pool,
     /// The block as pulled.
     block: Vec<u8>,
@@ -125,7 +126,7 @@ impl Worker<'_> {
         resize(&mut self.block, (block.len * size) as usize);
         let puller = Puller::new(&self.shared.plan.graph, self.shared.checkpoint);
         puller.pull(task.node, &block.region, &mut self.block, &mut self.pool)?;
-        self.check(task)?;
+        self.weigh(open, block)?;
         match &task.format {
             None => self.shared.shards.write(open, 0, block.offset * size, &self.block)?,
             Some(spec) => self.quantize(open, block, spec.0)?,
@@ -135,53 +136,73 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Pulls the parts as the source has them and writes them.
+    /// Pulls the parts as the source has them, looks at what they stand for, and writes them.
     fn transcode(&mut self, open: &OpenTask, block: &Block, moved: &Moved) -> Result<()> {
         let task = &self.shared.plan.tasks[open.index];
         let puller = Puller::new(&self.shared.plan.graph, self.shared.checkpoint);
-        for (index, (node, part)) in moved.nodes.iter().zip(&task.parts).enumerate() {
-            let region = part.region(task, block);
-            let size = part.dtype.bits() / 8;
-            resize(&mut self.stored, (elements(&region) * size) as usize);
-            puller.pull(*node, &region, &mut self.stored, &mut self.pool)?;
-            self.check_part(task, part)?;
+        let regions: Vec<_> = task.parts.iter().map(|part| part.region(task, block)).collect();
+        let bytes = |(region, part): (&Region, &Part)| (elements(region) * part.dtype.bits() / 8) as usize;
+        let sizes: Vec<usize> = regions.iter().zip(&task.parts).map(bytes).collect();
+        let mut stored = std::mem::take(&mut self.stored);
+        resize(&mut stored, sizes.iter().sum());
+        let mut rest = &mut stored[..];
+        for ((node, region), size) in moved.nodes.iter().zip(&regions).zip(&sizes) {
+            let (now, later) = rest.split_at_mut(*size);
+            puller.pull(*node, region, now, &mut self.pool)?;
+            rest = later;
+        }
+        self.weigh_moved(open, block, &stored, &sizes)?;
+        let mut rest = &stored[..];
+        for (index, (part, size)) in task.parts.iter().zip(&sizes).enumerate() {
+            let (now, later) = rest.split_at(*size);
             let before = (u128::from(block.offset) * u128::from(part.bytes)
                 / u128::from(task.elements().max(1))) as u64;
-            self.shared.shards.write(open, index, before, &self.stored)?;
+            self.shared.shards.write(open, index, before, now)?;
+            rest = later;
         }
+        self.stored = stored;
         self.shared.shards.advance(open, block.len, self.shared.observer)?;
         self.shared.observer.on(&Event::Block { bytes: block.len * task.dtype.bits() / 8 });
         Ok(())
     }
 
-    /// Whether a part that was moved stands for numbers.
-    fn check_part(&self, task: &Task, part: &Part) -> Result<()> {
-        let is_e4m3 = task.format.as_ref().is_some_and(|spec| spec.0.mode() == Mode::Mxfp8);
-        let fine = match part.dtype {
-            DType::U32 => !is_e4m3 || self.stored.iter().all(|byte| byte & 0x7F != 0x7F),
-            dtype => dtype.float().is_none_or(|float| all_finite(float, &self.stored)),
-        };
-        if fine || self.shared.plan.allow_nonfinite {
-            return Ok(());
-        }
-        Err(Error::NonFinite { tensor: task.name.clone() })
+    /// Weighs what moved parts stand for.
+    fn weigh_moved(&self, open: &OpenTask, block: &Block, stored: &[u8], sizes: &[usize]) -> Result<()> {
+        let task = &self.shared.plan.tasks[open.index];
+        let (Some(spec), Some(dtype)) = (&task.format, task.dtype.float()) else { return Ok(()) };
+        let (codes, rest) = stored.split_at(sizes[0]);
+        let (scales, biases) = rest.split_at(sizes[1]);
+        let (mut tally, place) = (Tally::default(), Place { offset: block.offset, len: block.len });
+        let parts = Stored { codes, scales, biases };
+        let finite = tally.add_stored((spec.0, dtype), task.elements(), place, parts);
+        self.settle(open, &tally, finite)
     }
 
-    fn check(&self, task: &Task) -> Result<()> {
-        let fine = self.shared.plan.allow_nonfinite
-            || task.dtype.float().is_none_or(|float| all_finite(float, &self.block));
-        if fine { Ok(()) } else { Err(Error::NonFinite { tensor: task.name.clone() }) }
+    /// Weighs the block as it was pulled.
+    fn weigh(&self, open: &OpenTask, block: &Block) -> Result<()> {
+        let task = &self.shared.plan.tasks[open.index];
+        let Some(dtype) = task.dtype.float() else { return Ok(()) };
+        let (mut tally, place) = (Tally::default(), Place { offset: block.offset, len: block.len });
+        let finite = tally.add(dtype, task.elements(), place, &self.block);
+        self.settle(open, &tally, finite)
+    }
+
+    /// Adds what a block amounts to, unless not all of it is finite.
+    fn settle(&self, open: &OpenTask, tally: &Tally, finite: bool) -> Result<()> {
+        let Shared { plan, .. } = self.shared;
+        if !finite && !plan.allow_nonfinite {
+            return Err(Error::NonFinite { tensor: plan.tasks[open.index].name.clone() });
+        }
+        open.weigh(tally);
+        Ok(())
     }
 
     fn quantize(&mut self, open: &OpenTask, block: &Block, format: Format) -> Result<()> {
-        let Shared { plan, checkpoint, importance, .. } = self.shared;
+        let Shared { plan, checkpoint, .. } = self.shared;
         let task = &plan.tasks[open.index];
-        let mut place = Place { offset: block.offset, len: block.len };
-        let mut channels = importance.and_then(|all| all.of(task.module()));
-        if channels.is_none() && plan.method != Method::Rtn {
-            let found = self.columns.of(Puller::new(&plan.graph, checkpoint), task, place)?;
-            (channels, place) = found.map_or((None, place), |(channels, place)| (Some(channels), place));
-        }
+        let at = Place { offset: block.offset, len: block.len };
+        let found = self.weights.of(Puller::new(&plan.graph, checkpoint), task, at)?;
+        let (channels, place) = found.map_or((None, at), |(channels, place)| (Some(channels), place));
         let encoder = Encoder::new(plan, task, format, channels);
         let (group, sizes) = (format.group_size() as u64, encoder.group());
         let (before, groups) = (block.offset / group, (block.len / group) as usize);
@@ -189,8 +210,8 @@ impl Worker<'_> {
         resize(&mut stored, groups * sizes.all());
         encoder.encode(place, &self.block, &mut stored);
         let dtype = task.dtype.float().expect("the plan quantizes floats only");
-        let at = Place { offset: block.offset, len: block.len };
         let distortion = sampled((format, dtype), at, &self.block, &stored);
+        open.sample(distortion);
         self.shared.observer.on(&Event::Sampled { task: open.index, distortion });
         let mut rest = &stored[..];
         for (part, each) in [sizes.codes, sizes.scales, sizes.biases].into_iter().enumerate() {

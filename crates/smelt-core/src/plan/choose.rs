@@ -1,18 +1,20 @@
 //! Which format each parameter gets.
 //!
-//! In order of strength: an override of the user, a rule of a recipe file, the model that is copied,
-//! the format of the towers (what sees or hears stays as it is unless asked), what an allocation or a
-//! recipe of mlx-lm chose for the module alone, the family's own format for it (a router at 8 bits, as the
-//! library's `quant_predicate` says), the format of the run.
+//! What predicts further tokens has a format of its own ([`mtp`]) that nothing changes. Else, in order of
+//! strength: an override of the user, a rule of a recipe file, the model that is copied, the format of the
+//! towers (what sees or hears stays as it is unless asked), what an allocation or a recipe of mlx-lm chose
+//! for the module alone, the family's own format for it (a router at 8 bits, as the library's
+//! `quant_predicate` says), the format of the run.
 
 use smelt_kernels::{Float, Format, Mode};
 
 use super::rules::{RuleEffect, Ruling, Tally, Verdict};
 use super::transcode::{Moved, Not, Transcode, moved};
-use super::{Note, Options, Part, Spec, Task};
+use super::treatment::{Treatment, treatment};
+use super::{Note, Options, Part, Spec, Task, mtp};
 use crate::checkpoint::{Checkpoint, DType, Storage};
 use crate::error::{Error, Result};
-use crate::layout::{Graph, Layout, Module, Output, Own};
+use crate::layout::{Graph, Layout, Module, Output, Own, Role};
 
 /// What is to happen with a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,19 +46,35 @@ pub(super) fn refuse_packed(checkpoint: &Checkpoint, options: &Options) -> Resul
     }
 }
 
+/// What was chosen.
+pub(super) struct Chosen {
+    pub(super) tasks: Vec<Task>,
+    /// What the rules came to.
+    pub(super) effects: Vec<RuleEffect>,
+    /// What happens to the codes of the source.
+    pub(super) treatments: Vec<Treatment>,
+}
+
 /// One task for each parameter, without its place in a file, and what the rules came to.
 pub(super) fn tasks(
     checkpoint: &Checkpoint,
     layout: &mut Layout,
     options: &Options,
     notes: &mut Vec<Note>,
-) -> Result<(Vec<Task>, Vec<RuleEffect>)> {
+) -> Result<Chosen> {
     let ruling = Ruling::new(options, &layout.outputs);
-    let mut choosing = Choosing { checkpoint, options, ruling: &ruling, tally: Tally::new(&ruling), notes };
+    let mut choosing = Choosing {
+        checkpoint,
+        options,
+        ruling: &ruling,
+        tally: Tally::new(&ruling),
+        notes,
+        treatments: Vec::new(),
+    };
     let (mut tasks, mut verdicts) = (Vec::with_capacity(layout.outputs.len()), Vec::new());
     for output in &layout.outputs {
         let Some(module) = output.module else {
-            tasks.push(task(&mut layout.graph, output, Choice::Keep, options, choosing.notes)?);
+            tasks.push(choosing.task(&mut layout.graph, output, Choice::Keep)?);
             continue;
         };
         let (task, verdict) = choosing.module(&mut layout.graph, output, module)?;
@@ -65,14 +83,15 @@ pub(super) fn tasks(
             verdicts.push((output, verdict));
         }
     }
-    let (effects, unused) = choosing.tally.finish();
+    let Choosing { tally, treatments, notes, .. } = choosing;
+    let (effects, unused) = tally.finish();
     notes.extend(unused);
     if let Some(like) = &options.like {
         notes.extend(like.notes(verdicts.iter().map(|(output, verdict)| (*output, verdict))));
     }
     match notes.iter().find(|note| note.is_fallback()) {
         Some(note) if options.strict => Err(Error::Strict { note: note.to_string() }),
-        _ => Ok((tasks, effects)),
+        _ => Ok(Chosen { tasks, effects, treatments }),
     }
 }
 
@@ -83,21 +102,16 @@ struct Choosing<'a> {
     ruling: &'a Ruling<'a>,
     tally: Tally<'a>,
     notes: &'a mut Vec<Note>,
+    treatments: Vec<Treatment>,
 }
 
 impl Choosing<'_> {
     /// The task of a module, and what the rules say of it.
     fn module(&mut self, graph: &mut Graph, output: &Output, module: Module) -> Result<(Task, Verdict)> {
         let options = self.options;
-        let verdict = self.ruling.of(output);
+        let verdict = if output.role == Role::Mtp { Verdict::default() } else { self.ruling.of(output) };
         let choice = verdict.choice().unwrap_or_else(|| choose(output, module, options));
-        let given = (options.transcode == Transcode::Auto).then_some(self.checkpoint);
-        let task = match transcoded(given, graph, output, choice, options, self.notes) {
-            Some((format, moved)) => {
-                Task { moved: Some(moved), ..task(graph, output, format, options, self.notes)? }
-            }
-            None => task(graph, output, choice, options, self.notes)?,
-        };
+        let task = self.task(graph, output, choice)?;
         let free = is_free(output, &verdict, options);
         if free {
             self.ruling.check_bounds(output.module_path(), &verdict)?;
@@ -105,10 +119,29 @@ impl Choosing<'_> {
         self.tally.count(&verdict, free, task.bytes());
         Ok((task, verdict))
     }
+
+    /// The task of a module with this choice; its bits are moved where they can be.
+    fn task(&mut self, graph: &mut Graph, output: &Output, choice: Choice) -> Result<Task> {
+        let options = self.options;
+        let moved = transcoded(self.checkpoint, graph, (output, choice), options, self.notes)?;
+        let found = moved.as_ref().map(drop).map_err(|not| *not);
+        let task = match moved {
+            Ok((format, moved)) => {
+                Task { moved: Some(moved), ..task(graph, output, format, options, self.notes)? }
+            }
+            Err(_) => task(graph, output, choice, options, self.notes)?,
+        };
+        let place = (&*output.name, output.node);
+        self.treatments.extend(treatment(self.checkpoint, graph, place, task.format.is_some(), found));
+        Ok(task)
+    }
 }
 
 /// What happens with a module that no rule decides about.
 fn choose(output: &Output, module: Module, options: &Options) -> Choice {
+    if output.role == Role::Mtp {
+        return options.format.and_then(|_| mtp::format()).map_or(Choice::Keep, Choice::Quantize);
+    }
     match options.format {
         None => Choice::Keep,
         Some(_) if output.role.is_tower() => options.towers.map_or(Choice::Keep, Choice::Quantize),
@@ -123,7 +156,8 @@ fn choose(output: &Output, module: Module, options: &Options) -> Choice {
 
 /// Whether nothing but the format of the run decides about a parameter, so that an allocation may.
 pub(super) fn is_free(output: &Output, verdict: &Verdict, options: &Options) -> bool {
-    let free = output.module.is_some_and(|module| module.own == Own::Run) && !output.role.is_tower();
+    let free = output.module.is_some_and(|module| module.own == Own::Run);
+    let free = free && !output.role.is_tower() && output.role != Role::Mtp;
     options.format.is_some() && free && verdict.choice().is_none()
 }
 
@@ -134,20 +168,21 @@ pub(super) fn stored_bytes(shape: &[u64], dtype: Float, format: Format) -> u64 {
     groups * (format.code_bytes() + scales) as u64
 }
 
-/// The format in which the bits of a parameter are moved, if they are.
+/// The format in which the bits of a parameter are moved, and how; or why they are not, of which a note
+/// tells where they could have been.
 fn transcoded(
-    checkpoint: Option<&Checkpoint>,
+    checkpoint: &Checkpoint,
     graph: &mut Graph,
-    output: &Output,
-    choice: Choice,
+    (output, choice): (&Output, Choice),
     options: &Options,
     notes: &mut Vec<Note>,
-) -> Option<(Choice, Moved)> {
-    let (Some(checkpoint), Choice::Quantize(asked)) = (checkpoint, choice) else {
-        return None;
-    };
+) -> Result<Result<(Choice, Moved), Not>> {
+    let Choice::Quantize(asked) = choice else { return Ok(Err(Not::Native)) };
+    if options.transcode == Transcode::Never {
+        return Ok(Err(Not::Because("so it was asked, by `--transcode never`")));
+    }
     let module = output.module_path().to_owned();
-    let why = match moved(checkpoint, graph, output.node, asked) {
+    let why = match moved(checkpoint, graph, output.node, asked)? {
         Ok((native, _)) if native.format.has_biases() && is_cast(graph, output, options) => {
             "scales of another dtype are asked for"
         }
@@ -156,13 +191,13 @@ fn transcoded(
                 let (format, asked) = (native.format.to_string(), asked.to_string());
                 notes.push(Note::Moved { module, format, asked });
             }
-            return Some((Choice::Quantize(native.format), moved));
+            return Ok(Ok((Choice::Quantize(native.format), moved)));
         }
-        Err(Not::Native) => return None,
+        Err(Not::Native) => return Ok(Err(Not::Native)),
         Err(Not::Because(why)) => why,
     };
     notes.push(Note::NotMoved { module, why: why.to_owned() });
-    None
+    Ok(Err(Not::Because(why)))
 }
 
 /// Whether the dtype that is asked for is another one than the parameter's.
@@ -178,7 +213,7 @@ pub(super) fn native(
     options: &Options,
 ) -> Option<Format> {
     let most = Format::new(Mode::Affine, 8, 64).filter(|_| options.transcode == Transcode::Auto)?;
-    let (native, _) = moved(checkpoint, graph, output.node, most).ok()?;
+    let (native, _) = moved(checkpoint, graph, output.node, most).ok()?.ok()?;
     let cast = native.format.has_biases() && is_cast(graph, output, options);
     (!cast).then_some(native.format)
 }
@@ -216,6 +251,7 @@ fn task(
         format: format.map(Spec),
         parts,
         moved: None,
+        weighed: false,
     })
 }
 

@@ -6,6 +6,10 @@ use smelt_kernels::Format;
 use super::Task;
 use crate::checkpoint::Config;
 
+/// What says how the source is quantized.
+pub(super) const SOURCE_QUANTIZATION: [&str; 3] =
+    ["quantization", "quantization_config", "compression_config"];
+
 /// The text of the config to write.
 ///
 /// `quantization` and its twin `quantization_config` (which other readers look at) hold the format
@@ -18,7 +22,7 @@ pub(super) fn edited(
     tasks: &[Task],
 ) -> String {
     let mut text = config.json().clone();
-    for key in ["quantization", "quantization_config", "compression_config"] {
+    for key in SOURCE_QUANTIZATION {
         text.remove(&[key]);
         text.remove(&["text_config", key]);
     }
@@ -32,7 +36,8 @@ pub(super) fn edited(
     text.text().to_owned()
 }
 
-fn quantization(format: Option<Format>, tasks: &[Task]) -> Option<Value> {
+/// The block of a config that says how `tasks` are stored, `format` those of which it does not say otherwise.
+pub(super) fn quantization(format: Option<Format>, tasks: &[Task]) -> Option<Value> {
     let quantized =
         || tasks.iter().filter_map(|task| task.format.as_ref().map(|spec| (task.module(), spec.0)));
     // A run that only has overrides takes the first of them as the common format.

@@ -100,7 +100,7 @@ impl Measures {
 ///
 /// # Panics
 /// Never: a graph is data that serialises.
-pub fn fingerprint(plan: &Plan, checkpoint: &Checkpoint, importance: Option<&str>) -> String {
+pub fn fingerprint(plan: &Plan, checkpoint: &Checkpoint) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut add = |text: &str| {
         hasher.update(&(text.len() as u64).to_le_bytes());
@@ -108,7 +108,7 @@ pub fn fingerprint(plan: &Plan, checkpoint: &Checkpoint, importance: Option<&str
     };
     add(&format!("{VERSION} {}", plan.smelt));
     add(plan.method.name());
-    add(importance.unwrap_or_default());
+    add(plan.importance.as_ref().map_or("", |coverage| &coverage.digest));
     for file in checkpoint.stamps() {
         add(&format!("{} {:?}", file.path, file.stamp));
     }

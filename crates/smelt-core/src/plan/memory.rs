@@ -5,6 +5,7 @@
 //! into the share. Nothing else grows with the model but the plan itself.
 
 use super::blocks::{Block, Cut};
+use super::importance::block_bytes as weight_bytes;
 use super::{Plan, Task};
 use crate::error::{Error, Result};
 use crate::layout::{Graph, cost};
@@ -82,8 +83,9 @@ impl Plan {
     /// Bytes that the run takes besides its blocks.
     pub(crate) fn overhead(&self) -> u64 {
         let entries = self.graph.len() + self.tasks.len() * 3 + self.source_tensors.len() * 2;
-        let entries = entries + self.logical_tensors.len() * 4;
-        RESERVE + entries as u64 * PER_ENTRY
+        let entries = entries + self.logical_tensors.len() * 4 + self.treatments.len();
+        let importance = self.importance.as_ref().map_or(0, |coverage| coverage.held_bytes);
+        RESERVE + entries as u64 * PER_ENTRY + importance
     }
 
     /// Bytes that a second copy of the expressions and the parameters takes, as long as widths are chosen.
@@ -148,7 +150,8 @@ fn block_bytes(graph: &Graph, task: &Task, block: &Block) -> u64 {
 /// Bytes of a block as pulled and as stored, and of what is found out for it.
 fn held_bytes(task: &Task, elements: u64) -> u64 {
     let look = if task.format.is_some() { LOOK } else { 0 };
-    elements * task.dtype.bits() / 8 + stored_bytes(task, elements) + look
+    let weights = if task.weighed { weight_bytes(task, elements) } else { 0 };
+    elements * task.dtype.bits() / 8 + stored_bytes(task, elements) + look + weights
 }
 
 /// Bytes of codes, scales and biases; nothing for a block that is written as it is.

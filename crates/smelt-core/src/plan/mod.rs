@@ -9,10 +9,12 @@ pub mod blocks;
 mod choose;
 mod config;
 mod importance;
+mod keys;
 mod like;
 pub mod measures;
 mod memory;
 mod method;
+mod mtp;
 mod note;
 pub mod options;
 mod recipe;
@@ -21,24 +23,28 @@ mod shards;
 mod spec;
 mod totals;
 mod transcode;
+mod treatment;
 mod widths;
 
 use serde::{Deserialize, Serialize};
 
 pub use choose::Choice;
-pub use importance::{Channels, Importance};
+pub(crate) use importance::block_bytes as weight_bytes;
+pub use importance::{Channels, Coverage, Importance, ImportanceError, Kind, Reader, Statistics};
 pub use like::Like;
 pub(crate) use memory::LOOK;
 pub use memory::{Memory, Schedule, cut};
 pub use method::Method;
+pub use mtp::{Apart, FOLDER as MTP_FOLDER, Mtp};
 pub use note::Note;
 pub use options::Options;
 pub use recipe::Recipe;
 pub use rules::{Override, RecipeFile, Rule, RuleEffect};
-pub use shards::{OutputShard, index_json, shard_header};
+pub use shards::{Index, OutputShard, indexes, shard_header};
 pub use spec::{RoundingSpec, Spec};
 pub use totals::{RoleTotals, Totals};
 pub use transcode::{Moved, Transcode};
+pub use treatment::{Happens, Treatment};
 pub use widths::Widths;
 
 use allocate::{Allocation, BitsError};
@@ -83,13 +89,22 @@ pub struct Plan {
     pub rounding: RoundingSpec,
     /// Whether NaN and infinity are let through.
     pub allow_nonfinite: bool,
+    /// Whether weights that can't be right end the run.
+    #[serde(default)]
+    pub strict: bool,
     /// The format that the run asks for, or that most modules have where each has its own; `None` to
     /// leave all as it is.
     pub format: Option<Spec>,
     /// What the allocation came to that chose the modules' formats, if one did.
     pub allocation: Option<Allocation>,
+    /// What importance weighs the channels, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importance: Option<Coverage>,
     /// The tensors to write, in the order in which they lie in the files.
     pub tasks: Vec<Task>,
+    /// What becomes of the codes of the source, for each parameter that is made of codes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub treatments: Vec<Treatment>,
     /// The files to write.
     pub shards: Vec<OutputShard>,
     /// The tensors of the checkpoint that are left out, and why.
@@ -101,6 +116,9 @@ pub struct Plan {
     pub notes: Vec<Note>,
     /// The config to write.
     pub config: String,
+    /// What is written apart from the model: layers that predict further tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtp: Option<Apart>,
     /// The files that are copied byte for byte.
     pub side_files: Vec<FileEntry>,
     /// Sums.
@@ -158,6 +176,9 @@ pub struct Task {
     /// Where these come from, if the source has them exactly and nothing is quantized.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<Moved>,
+    /// Whether an imported importance weighs its channels.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub weighed: bool,
 }
 
 /// A tensor in an output file.
@@ -266,10 +287,12 @@ impl Origin {
     ///
     /// # Errors
     /// [`Error::Layout`] with everything that does not fit, [`Error::Target`] if the family does not
-    /// describe the model of the library that is to load the result.
+    /// describe the model of the library that is to load the result, [`Error::ConfigKeys`] if that library
+    /// loads no model with such a config.
     pub fn family(checkpoint: &Checkpoint, family: &Family, target: Option<&str>) -> Result<Self> {
         checkpoint.check_storage()?;
         let target = target_of(checkpoint, family, target)?;
+        keys::check(checkpoint.config(), target)?;
         let layout = family
             .layout(checkpoint.config(), checkpoint, target)
             .map_err(|problems| Error::Layout { family: family.name.clone(), problems: problems.into() })?;
@@ -315,9 +338,12 @@ impl Plan {
         choose::refuse_packed(checkpoint, options)?;
         let Origin { name, mut layout, active_share } = origin;
         let mut notes = note::left_out(checkpoint);
-        let (mut tasks, rules) = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
+        mtp::separate(checkpoint, &name, &mut layout, options, &mut notes)?;
+        let chosen = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
+        let choose::Chosen { mut tasks, effects: rules, treatments } = chosen;
         let shards = shards::place(&mut tasks, options.shard_bytes);
-        let chosen = if options.widths.is_empty() { None } else { widths::commonest(&tasks) };
+        let (model, _) = mtp::parted(&tasks);
+        let chosen = if options.widths.is_empty() { None } else { widths::commonest(model) };
         let format = chosen.or(options.format);
         Ok(Self {
             version: VERSION,
@@ -329,9 +355,12 @@ impl Plan {
             method: options.method,
             rounding: options.rounding.into(),
             allow_nonfinite: options.allow_nonfinite,
+            strict: options.strict,
             format: format.map(Spec::from),
             allocation: None,
-            config: config::edited(checkpoint.config(), &layout.config, format, &tasks),
+            importance: None,
+            config: config::edited(checkpoint.config(), &layout.config, format, model),
+            mtp: mtp::apart(checkpoint.config(), &layout, &tasks),
             side_files: checkpoint.side_files().to_vec(),
             totals: Totals::of(&tasks, &shards, checkpoint, active_share),
             dropped: dropped(checkpoint, layout.dropped),
@@ -339,10 +368,21 @@ impl Plan {
             read_overhead: checkpoint.read_overhead(),
             graph: layout.graph,
             tasks,
+            treatments,
             shards,
             rules,
             notes,
         })
+    }
+
+    /// The parameters of the model, without what is written apart.
+    pub fn model_tasks(&self) -> &[Task] {
+        mtp::parted(&self.tasks).0
+    }
+
+    /// The parameters that are written apart: those of layers that predict further tokens.
+    pub fn mtp_tasks(&self) -> &[Task] {
+        mtp::parted(&self.tasks).1
     }
 
     /// Checks that a checkpoint is the one that this plan was made for, as a plan that was stored
@@ -394,10 +434,11 @@ fn logical_tensors(checkpoint: &Checkpoint) -> Vec<LogicalSource> {
 
 /// What the layout leaves out, and what says nothing of a weight.
 fn dropped(checkpoint: &Checkpoint, mut dropped: Vec<Dropped>) -> Vec<Dropped> {
-    let unused = checkpoint
-        .unused()
-        .iter()
-        .map(|(id, why)| Dropped { tensor: checkpoint.tensor(*id).name.to_string(), why: (*why).to_owned() });
+    let unused = checkpoint.unused().iter().map(|(id, why)| Dropped {
+        tensor: checkpoint.tensor(*id).name.to_string(),
+        why: (*why).to_owned(),
+        mtp: false,
+    });
     dropped.extend(unused);
     dropped
 }

@@ -68,6 +68,27 @@ pub enum Note {
         /// The reason.
         why: String,
     },
+    /// Layers that predict further tokens are wanted, and the checkpoint has none.
+    NoMtp,
+    /// Tensors that by their names predict further tokens, of which the layout does not say how they are stored.
+    MtpUnknown {
+        /// How many.
+        tensors: u64,
+        /// The first.
+        first: String,
+    },
+    /// A module without weights in the importance that was given.
+    NoImportance {
+        /// The module.
+        module: String,
+    },
+    /// Experts that the text of the importance never reached.
+    ExpertsWithoutData {
+        /// How many.
+        experts: u64,
+        /// In how many modules.
+        modules: u64,
+    },
     /// A file of the source that is neither read nor copied.
     FileLeftOut {
         /// Its path in the source.
@@ -80,7 +101,14 @@ pub enum Note {
 impl Note {
     /// Whether the result differs from what was asked, which `--strict` does not allow.
     pub const fn is_fallback(&self) -> bool {
-        matches!(self, Self::NotDivisible { .. } | Self::LikeMissing { .. }) || self.is_unused()
+        matches!(
+            self,
+            Self::NotDivisible { .. }
+                | Self::LikeMissing { .. }
+                | Self::NoMtp
+                | Self::MtpUnknown { .. }
+                | Self::NoImportance { .. }
+        ) || self.is_unused()
     }
 
     /// Whether a rule finds nothing, whatever formats are chosen.
@@ -116,6 +144,24 @@ impl fmt::Display for Note {
             Self::NotMoved { module, why } => {
                 write!(out, "`{module}` is decoded and quantized again: {why}")
             }
+            Self::NoMtp => out.write_str(
+                "the checkpoint has no layers that predict further tokens, so `--mtp separate` writes none",
+            ),
+            Self::MtpUnknown { tensors, first } => write!(
+                out,
+                "`--mtp separate` leaves out `{first}`{}: the family does not say how it is stored",
+                match tensors {
+                    1 => String::new(),
+                    more => format!(" and {} more", more - 1),
+                }
+            ),
+            Self::NoImportance { module } => {
+                write!(out, "`{module}` has no importance in the file; its own columns weigh it")
+            }
+            Self::ExpertsWithoutData { experts, modules } => write!(
+                out,
+                "{experts} experts in {modules} modules have no data in the importance; they get the mean of their layer"
+            ),
             Self::FileLeftOut { path, why } => write!(out, "`{path}` is left out: {why}"),
         }
     }

@@ -4,7 +4,7 @@ use smelt_kernels::{Format, Mode, Rounding};
 
 use super::like::Like;
 use super::rules::{Override, Rule};
-use super::{Method, Transcode, Widths};
+use super::{Method, Mtp, Transcode, Widths};
 use crate::checkpoint::DType;
 
 /// Everything that decides the bytes of the result, besides the checkpoint and its family.
@@ -22,6 +22,8 @@ pub struct Options {
     pub dtype: Option<DType>,
     /// The format of towers, which are left as they are without it.
     pub towers: Option<Format>,
+    /// What becomes of layers that predict further tokens.
+    pub mtp: Mtp,
     /// The model whose formats are copied.
     pub like: Option<Like>,
     /// Rules of a recipe file, in order: the last that finds a module wins, before `like`.
@@ -52,6 +54,7 @@ impl Default for Options {
             rounding: Rounding::Gpu,
             dtype: None,
             towers: None,
+            mtp: Mtp::Drop,
             like: None,
             rules: Vec::new(),
             overrides: Vec::new(),

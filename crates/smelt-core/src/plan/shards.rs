@@ -10,7 +10,9 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::mtp::{FOLDER, parted};
 use super::{Part, Plan, Task};
+use crate::checkpoint::INDEX;
 
 /// A file of tensors to write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +32,19 @@ impl OutputShard {
     }
 }
 
-/// Gives every part its shard and offset.
+/// Gives every part its shard and offset: the model's in the top folder, what is written apart in its own.
 pub(super) fn place(tasks: &mut [Task], limit: u64) -> Vec<OutputShard> {
+    let model = parted(tasks).0.len();
+    let (model, apart) = tasks.split_at_mut(model);
+    let mut shards = fill(model, "", limit, 0);
+    if !apart.is_empty() {
+        shards.extend(fill(apart, FOLDER, limit, shards.len()));
+    }
+    shards
+}
+
+/// Fills the shards of a folder, of which the first has the number `first`.
+fn fill(tasks: &mut [Task], folder: &str, limit: u64, first: usize) -> Vec<OutputShard> {
     let mut sizes = vec![0u64];
     for part in tasks.iter_mut().flat_map(|task| &mut task.parts) {
         let last = sizes.len() - 1;
@@ -39,7 +52,7 @@ pub(super) fn place(tasks: &mut [Task], limit: u64) -> Vec<OutputShard> {
             sizes.push(0);
         }
         let shard = sizes.len() - 1;
-        part.shard = shard as u32;
+        part.shard = (first + shard) as u32;
         part.offset = sizes[shard];
         sizes[shard] += part.bytes;
     }
@@ -47,9 +60,9 @@ pub(super) fn place(tasks: &mut [Task], limit: u64) -> Vec<OutputShard> {
     let sizes = sizes.into_iter().enumerate();
     sizes
         .map(|(index, tensor_bytes)| OutputShard {
-            name: name(index, count),
+            name: format!("{folder}{}", name(index, count)),
             tensor_bytes,
-            header_bytes: header(tasks, index as u32).len() as u64,
+            header_bytes: header(tasks, (first + index) as u32).len() as u64,
         })
         .collect()
 }
@@ -88,22 +101,41 @@ fn header(tasks: &[Task], shard: u32) -> Vec<u8> {
     bytes
 }
 
-/// The text of `model.safetensors.index.json`, as mlx-lm writes it.
-pub fn index_json(plan: &Plan) -> String {
-    let parts = plan.tasks.iter().flat_map(|task| &task.parts);
-    let map: BTreeMap<&str, &str> =
-        parts.map(|part| (part.name.as_str(), plan.shards[part.shard as usize].name.as_str())).collect();
+/// An index to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    /// Its name.
+    pub name: String,
+    /// Its text, as mlx-lm writes it.
+    pub text: String,
+}
+
+/// The index of the model, and that of what is written apart, if anything is.
+pub fn indexes(plan: &Plan) -> Vec<Index> {
+    let model = index(plan, plan.model_tasks(), "");
+    let apart = plan.mtp.iter().map(|_| index(plan, plan.mtp_tasks(), FOLDER));
+    [model].into_iter().chain(apart).collect()
+}
+
+/// The index of the tasks in one folder, which names files as they are called there.
+fn index(plan: &Plan, tasks: &[Task], folder: &str) -> Index {
+    let file = |part: &Part| {
+        let name = plan.shards[part.shard as usize].name.as_str();
+        name.strip_prefix(folder).unwrap_or(name)
+    };
+    let parts = tasks.iter().flat_map(|task| &task.parts);
+    let map: BTreeMap<&str, &str> = parts.map(|part| (part.name.as_str(), file(part))).collect();
+    let size: u64 = tasks.iter().map(Task::bytes).sum();
+    let parameters: u64 = tasks.iter().map(Task::elements).sum();
     let mut text = String::new();
-    let totals = &plan.totals;
     let _ = write!(
         text,
-        "{{\n    \"metadata\": {{\n        \"total_size\": {},\n        \"total_parameters\": {}\n    }},\n    \"weight_map\": {{",
-        totals.tensor_bytes, totals.parameters
+        "{{\n    \"metadata\": {{\n        \"total_size\": {size},\n        \"total_parameters\": {parameters}\n    }},\n    \"weight_map\": {{"
     );
     for (index, (name, file)) in map.into_iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };
         let _ = write!(text, "{comma}\n        {}: {}", json!(name), json!(file));
     }
     text.push_str("\n    }\n}");
-    text
+    Index { name: format!("{folder}{INDEX}"), text }
 }

@@ -11,13 +11,13 @@ use crate::layout::Role;
 /// Sums over a whole plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Parameters of the model; scales and biases of quantization are none.
+    /// Parameters of the model; scales and biases of quantization are none, nor is what is written apart.
     pub parameters: u64,
     /// Parameters that a token uses: routed experts count by the share that is chosen.
     pub active_parameters: u64,
-    /// Bytes of all stored tensors.
+    /// Bytes of the model's stored tensors.
     pub tensor_bytes: u64,
-    /// Bytes of all files with tensors.
+    /// Bytes of all files with tensors, those apart from the model too.
     pub file_bytes: u64,
     /// Bytes of the tensors that are read.
     pub source_bytes: u64,
@@ -54,7 +54,8 @@ impl Totals {
             role.bytes += task.bytes();
             *role.formats.entry(format_name(task)).or_default() += 1;
         }
-        let sum = |of: fn(&RoleTotals) -> u64| roles.values().map(of).sum::<u64>();
+        let model = || roles.iter().filter(|(role, _)| **role != Role::Mtp);
+        let sum = |of: fn(&RoleTotals) -> u64| model().map(|(_, totals)| of(totals)).sum::<u64>();
         let (parameters, tensor_bytes) = (sum(|role| role.parameters), sum(|role| role.bytes));
         Self {
             parameters,
@@ -89,6 +90,7 @@ pub(super) fn format_name(task: &Task) -> String {
 fn active(roles: &BTreeMap<Role, RoleTotals>, share: Option<f64>) -> u64 {
     let used = |(role, totals): (&Role, &RoleTotals)| match share {
         Some(share) if role.is_routed() => (totals.parameters as f64 * share).round() as u64,
+        _ if *role == Role::Mtp => 0,
         _ => totals.parameters,
     };
     roles.iter().map(used).sum()

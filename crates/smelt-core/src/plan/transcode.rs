@@ -11,8 +11,9 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use smelt_kernels::Format;
 
-use crate::checkpoint::logical::{Native, Part};
+use crate::checkpoint::logical::{Native, Part, Proof};
 use crate::checkpoint::{Checkpoint, TensorId};
+use crate::error::Error;
 use crate::layout::graph::{Graph, NodeId, Op};
 
 /// What becomes of weights that are stored in a format that MLX has.
@@ -41,8 +42,28 @@ pub(super) enum Not {
     Because(&'static str),
 }
 
-/// The format of a parameter whose bits can be moved, and how.
+/// The format of a parameter whose bits can be moved, and how. Where headers do not tell, scales are read.
+///
+/// # Errors
+/// What reading them can meet.
 pub(super) fn moved(
+    checkpoint: &Checkpoint,
+    graph: &mut Graph,
+    node: NodeId,
+    asked: Format,
+) -> Result<Result<(Native, Moved), Not>, Error> {
+    let made = by_headers(checkpoint, graph, node, asked);
+    let Ok((Native { proof: Proof::Data, .. }, _)) = made else { return Ok(made) };
+    for id in graph.sources(node) {
+        if let Some(why) = checkpoint.inexact(id)? {
+            return Ok(Err(Not::Because(why)));
+        }
+    }
+    Ok(made)
+}
+
+/// What can be moved as far as headers tell.
+fn by_headers(
     checkpoint: &Checkpoint,
     graph: &mut Graph,
     node: NodeId,
@@ -50,11 +71,13 @@ pub(super) fn moved(
 ) -> Result<(Native, Moved), Not> {
     let sources = graph.sources(node);
     let mut natives = sources.iter().map(|&id| checkpoint.logical(id).native());
-    let native = natives.next().flatten().ok_or(Not::Native)?;
-    if !natives
-        .all(|other| other.is_some_and(|other| other.format == native.format && other.dtype == native.dtype))
-    {
-        return Err(Not::Because("it is made of weights in different formats"));
+    let mut native = natives.next().flatten().ok_or(Not::Native)?;
+    for other in natives {
+        let same = |other: &Native| other.format == native.format && other.dtype == native.dtype;
+        let other = other.filter(same).ok_or(Not::Because("it is made of weights in different formats"))?;
+        if other.proof == Proof::Data {
+            native.proof = Proof::Data;
+        }
     }
     if asked.bits() < native.format.bits() {
         return Err(Not::Because("fewer bits are asked for than the source has"));

@@ -36,6 +36,7 @@ pub fn text(report: &Report, origin: Origin<'_>) -> String {
     let _ = write!(text, "\n# {name}, {}\n\n", in_words(report));
     text.push_str(&summary(report, origin));
     text.push_str(&how_to_run(origin.multimodal));
+    text.push_str(apart(report));
     text.push_str("\n## How it is stored\n\n");
     text.push_str(&widths(report));
     text.push_str(&made_with(report));
@@ -92,7 +93,7 @@ fn in_words(report: &Report) -> String {
 }
 
 fn quantized(report: &Report) -> impl Iterator<Item = &TensorReport> {
-    report.tensors.iter().filter(|tensor| tensor.format.is_some())
+    report.tensors.iter().filter(|tensor| tensor.format.is_some() && tensor.role != Role::Mtp)
 }
 
 fn summary(report: &Report, origin: Origin<'_>) -> String {
@@ -120,6 +121,16 @@ fn how_to_run(multimodal: bool) -> String {
         "\n## How to run it\n\n```bash\npip install {library}\n{command}\n```\n\nLM Studio and oMLX load the \
          folder as it is.\n"
     )
+}
+
+/// What lies beside the model, if anything does.
+fn apart(report: &Report) -> &'static str {
+    if report.tensors.iter().any(|tensor| tensor.role == Role::Mtp) {
+        "\nThe folder `mtp` holds the layers that predict further tokens (MTP), for runtimes that draft with them; \
+         mlx-lm and mlx-vlm do not load it with the model.\n"
+    } else {
+        ""
+    }
 }
 
 /// A table of what each kind of weight takes.

@@ -6,6 +6,7 @@
 
 pub mod card;
 pub mod html;
+mod weights;
 
 use std::fs;
 use std::path::Path;
@@ -15,10 +16,9 @@ use smelt_kernels::Distortion;
 
 use crate::error::{Error, Result};
 use crate::layout::{Dropped, Role};
-use crate::plan::{Plan, RuleEffect, Spec, Task, Totals};
-
-/// The file that a run leaves beside the model.
-pub const REPORT: &str = "smelt-report.json";
+pub use crate::pipeline::REPORT;
+use crate::pipeline::{Outlier, Weighed, seal};
+use crate::plan::{Coverage, Plan, RuleEffect, Spec, Task, Totals};
 
 /// The version of the report's JSON.
 pub const VERSION: u32 = 1;
@@ -49,11 +49,20 @@ pub struct Report {
     pub rules: Vec<RuleEffect>,
     /// What is done differently from what was asked, or worth knowing, in words.
     pub notes: Vec<String>,
+    /// The parameters whose weights can't be right.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outliers: Vec<Outlier>,
     /// The tensors of the source that are left out, and why.
     pub dropped: Vec<Dropped>,
+    /// BLAKE3 of the model card that was written with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<String>,
     /// Sizes that other targets would have had with their predicted losses, smallest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frontier: Vec<Point>,
+    /// What importance weighed the channels, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importance: Option<Coverage>,
 }
 
 /// What only the run knows.
@@ -87,6 +96,9 @@ pub struct TensorReport {
     pub bytes: u64,
     /// How far it is from the source; `None` if it is not quantized or was not measured.
     pub error: Option<TensorError>,
+    /// What the weights amounted to before quantization; `None` of what is no float.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weighed>,
 }
 
 /// How far a stored weight is from its source.
@@ -99,10 +111,12 @@ pub struct TensorError {
 }
 
 impl TensorError {
-    /// Of the sums over a sample; `None` of one without weights that differ from zero.
+    /// Of the sums over a sample; `None` of one without weights that differ from zero, or with some that are
+    /// no numbers.
     pub fn of(sums: &Distortion) -> Option<Self> {
-        let relative = (sums.error / sums.energy).sqrt();
-        (sums.energy > 0.0).then(|| Self { relative_rmse: short(relative), largest: short(sums.max.into()) })
+        let (relative, largest) = ((sums.error / sums.energy).sqrt(), f64::from(sums.max));
+        let finite = relative.is_finite() && largest.is_finite();
+        finite.then(|| Self { relative_rmse: short(relative), largest: short(largest) })
     }
 }
 
@@ -137,7 +151,10 @@ impl Report {
             tensors: plan.tasks.iter().zip(errors).map(|(task, error)| tensor(task, error)).collect(),
             rules: plan.rules.clone(),
             notes: plan.notes.iter().map(ToString::to_string).collect(),
+            outliers: Vec::new(),
             dropped: plan.dropped.clone(),
+            card: None,
+            importance: plan.importance.clone(),
             frontier: points.map(|at| Point { bytes: at.tensor_bytes, loss: at.loss }).collect(),
         }
     }
@@ -152,14 +169,17 @@ impl Report {
         serde_json::from_slice(&bytes).map_err(|source| Error::Report { path, source })
     }
 
-    /// The text of the file.
+    /// Takes note of the card that is written with it, so that a change of it is seen.
+    pub fn vouch_for(&mut self, card: &str) {
+        self.card = Some(blake3::hash(card.as_bytes()).to_hex().to_string());
+    }
+
+    /// The text of the file, with its own hash at the end.
     ///
     /// # Panics
     /// Never: a report is data that serialises.
     pub fn to_json(&self) -> String {
-        let mut text = serde_json::to_string_pretty(self).expect("a report has string keys only");
-        text.push('\n');
-        text
+        seal::sealed(serde_json::to_string_pretty(self).expect("a report has string keys only"))
     }
 }
 
@@ -174,5 +194,6 @@ fn tensor(task: &Task, error: Option<TensorError>) -> TensorReport {
         bits: stored.map_or(task.dtype.bits() as u8, |spec| spec.0.bits()),
         bytes: task.bytes(),
         error,
+        weights: None,
     }
 }

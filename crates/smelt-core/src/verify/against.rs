@@ -84,6 +84,16 @@ pub(super) fn layout(
     }
 }
 
+/// The layout of the model, then that of what can lie apart from it.
+pub(super) fn parted(source: &Checkpoint, family: &Family, model: Layout) -> Result<Vec<Layout>> {
+    let mut apart = model.clone();
+    apart.outputs.clear();
+    apart
+        .separate_mtp(source)
+        .map_err(|problems| Error::Layout { family: family.name.clone(), problems: problems.into() })?;
+    Ok(vec![model, apart])
+}
+
 /// A parameter that both sides have.
 pub(super) struct Pair<'a> {
     pub(super) role: Role,

@@ -5,7 +5,7 @@
 //! on models of other tools, so it takes nothing from a plan: what is expected follows from the config, the
 //! family and MLX's own rules.
 //!
-//! * [`Verify`] checks one model: `model` (files, headers, index), `hashes`, `files` (beside the tensors),
+//! * [`Verify`] checks one model: `model` (files, headers, index), `apart` (what lies beside it), `hashes`, `files` (beside the tensors),
 //!   `quantization` (the dictionary), `keys` (names and shapes by the family), `scan` (every byte once), and
 //!   against a source `against` (with `measured` and
 //!   `verdict`).
@@ -15,6 +15,7 @@
 //! the run. Workers hold a fixed block each, whatever the model's size.
 
 mod against;
+mod apart;
 mod decode;
 pub mod diff;
 mod files;
@@ -31,6 +32,7 @@ mod scan;
 mod sums;
 mod verdict;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -43,6 +45,7 @@ pub use verdict::{Compared, Comparison, Kind};
 
 use crate::Result;
 use crate::checkpoint::{CONFIG, Checkpoint, DType};
+use crate::layout::Layout;
 use crate::layout::family::{self, Family};
 use crate::pipeline::{Event, Observer};
 use crate::plan::Memory;
@@ -70,6 +73,8 @@ pub struct Verify<'a> {
     pub library: Option<&'a str>,
     /// The checkpoint that it was made from, to compare the weights with.
     pub against: Option<&'a Checkpoint>,
+    /// How the tensors of that checkpoint become the model's parameters, where a library and no family says it.
+    pub layout: Option<&'a Layout>,
     /// What the check may use.
     pub memory: Memory,
     /// Is told how far it is.
@@ -128,45 +133,53 @@ impl Verify<'_> {
     pub fn run(&self) -> Result<Report> {
         let mut findings = Findings::default();
         let model = Model::look(Arc::clone(self.source), &mut findings)?;
+        let apart = apart::look(&model, &mut findings)?;
         let hashes = Hashes::read(&model, &mut findings);
         if let Some(hashes) = &hashes {
-            hashes.check(&model, &mut findings)?;
+            hashes.check(&model, apart.as_ref(), &mut findings)?;
         }
+        hashes::check_papers(&model, &mut findings)?;
         files::check(&model, self.against, &mut findings);
         unreadable(&model, &mut findings);
-        let family = self.family.or_else(|| family::of_config(model.config.as_ref()?));
+        let of_config = || family::of_config(model.config.as_ref()?);
+        let family = if self.layout.is_some() { None } else { self.family.or_else(of_config) };
         let chosen = family.and_then(|family| keys::choose(&model, family, self.library));
-        let parameters = structure(&model, chosen.as_ref(), &mut findings);
-        self.tell_size(&model, &parameters);
+        let parameters = self.structure(&model, chosen.as_ref(), &mut findings);
+        let mut sides = vec![(&model, parameters)];
+        sides.extend(apart.iter().map(|apart| (apart, apart::parameters(apart, &mut findings))));
+        self.tell_size(&sides);
         let crew = Crew { workers: self.workers(), stop: self.stop };
-        let scan = Scan { model: &model, hashes: hashes.as_ref(), crew, observer: self.observer };
-        scan.run(&parameters, &mut findings)?;
-        let comparison = self.compare(&model, &parameters, family, crew, &mut findings)?;
+        for (model, parameters) in &sides {
+            let scan = Scan { model, hashes: hashes.as_ref(), crew, observer: self.observer };
+            scan.run(parameters, &mut findings)?;
+        }
+        let comparison = self.compare(&sides, family, crew, &mut findings)?;
         let mut findings = findings.all;
         findings.sort_by_key(|finding| (finding.severity, finding.check));
         Ok(Report {
             findings,
             family: chosen.as_ref().and(family).map(|family| family.name.clone()),
-            library: chosen.map(|chosen| chosen.library),
-            tensors: model.tensors.len(),
-            bytes: model.bytes(),
-            parameters: parameters.len(),
-            quantized: parameters.iter().filter(|(parameter, _)| parameter.is_packed()).count(),
+            library: chosen.map(|chosen| chosen.library).or_else(|| self.of_layout()),
+            tensors: sides.iter().map(|(model, _)| model.tensors.len()).sum(),
+            bytes: sides.iter().map(|(model, _)| model.bytes()).sum(),
+            parameters: sides.iter().map(|(_, parameters)| parameters.len()).sum(),
+            quantized: sides.iter().flat_map(|(_, all)| all).filter(|(one, _)| one.is_packed()).count(),
             hashed: hashes.is_some(),
             comparison,
         })
     }
 
-    fn tell_size(&self, model: &Model, parameters: &[(Parameter<'_>, Option<Format>)]) {
-        let elements = parameters.iter().map(|(parameter, format)| parameter.dense_bytes(*format)).sum();
+    fn tell_size(&self, sides: &[Side<'_>]) {
+        let parameters = sides.iter().flat_map(|(_, parameters)| parameters);
+        let elements: u64 = parameters.map(|(parameter, format)| parameter.dense_bytes(*format)).sum();
         let compared = if self.against.is_some() { elements } else { 0 };
-        self.observer.on(&Event::Started { bytes: model.bytes() + compared });
+        let stored: u64 = sides.iter().map(|(model, _)| model.bytes()).sum();
+        self.observer.on(&Event::Started { bytes: stored + compared });
     }
 
     fn compare(
         &self,
-        model: &Model,
-        parameters: &[(Parameter<'_>, Option<Format>)],
+        sides: &[Side<'_>],
         family: Option<&Family>,
         crew: Crew<'_>,
         findings: &mut Findings,
@@ -174,40 +187,71 @@ impl Verify<'_> {
         let Some(source) = self.against else {
             return Ok(None);
         };
-        let family = crate::plan::family_of(source, self.family.or(family))?;
-        let layout = against::layout(source, family, self.library, parameters)?;
-        let against = Against { model, parameters, source, crew, observer: self.observer };
-        against.run(layout, findings).map(Some)
+        let family = || crate::plan::family_of(source, self.family.or(family));
+        let layout = match self.layout {
+            Some(layout) => layout.clone(),
+            None => against::layout(source, family()?, self.library, &sides[0].1)?,
+        };
+        let layouts =
+            if sides.len() > 1 { against::parted(source, family()?, layout)? } else { vec![layout] };
+        let mut comparison = Comparison::default();
+        for ((model, parameters), layout) in sides.iter().zip(layouts) {
+            let against = Against { model, parameters, source, crew, observer: self.observer };
+            let Comparison { tensors, kinds } = against.run(layout, findings)?;
+            comparison.tensors.extend(tensors);
+            comparison.kinds.extend(kinds);
+        }
+        Ok(Some(comparison))
+    }
+
+    /// The library that a layout was taken from.
+    fn of_layout(&self) -> Option<String> {
+        self.layout.and(self.library).map(str::to_owned)
     }
 
     fn workers(&self) -> usize {
         let room = self.memory.limit.saturating_sub(RESERVE) / against::WORKER;
         self.memory.threads.max(1).min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)
     }
+
+    /// Parameters with their formats, checked against config and family. What a layout has is compared
+    /// with the source's tensors, and not here.
+    fn structure<'m>(
+        &self,
+        model: &'m Model,
+        chosen: Option<&Chosen>,
+        findings: &mut Findings,
+    ) -> Vec<(Parameter<'m>, Option<Format>)> {
+        let parameters = model.parameters();
+        let rows = self.layout.map(rows).unwrap_or_default();
+        let row = |name: &str| chosen.and_then(|chosen| chosen.row(name)).or_else(|| rows.get(name).copied());
+        let formats = quantization::check(model, &parameters, &row, findings);
+        let parameters: Vec<_> = parameters.into_iter().zip(formats).collect();
+        match (chosen, &model.config) {
+            (Some(chosen), _) => chosen.check(model, &parameters, findings),
+            (None, Some(config)) if self.layout.is_none() => {
+                let model_type = config.model_type().unwrap_or_default();
+                let what =
+                    format!("smelt has no family for `{model_type}`, so names and shapes were not checked");
+                let advice = "give a family with `--family`, or the source with `--against` and `--discover`";
+                findings.warning(Check::Keys, CONFIG, what, advice);
+                keys::check_foreign(&parameters, findings);
+            }
+            (None, _) => {}
+        }
+        parameters
+    }
 }
 
-/// Parameters with their formats, checked against config and family.
-fn structure<'a>(
-    model: &'a Model,
-    chosen: Option<&Chosen>,
-    findings: &mut Findings,
-) -> Vec<(Parameter<'a>, Option<Format>)> {
-    let parameters = model.parameters();
-    let row = |name: &str| chosen.and_then(|chosen| chosen.row(name));
-    let formats = quantization::check(model, &parameters, &row, findings);
-    let parameters: Vec<_> = parameters.into_iter().zip(formats).collect();
-    match (chosen, &model.config) {
-        (Some(chosen), _) => chosen.check(model, &parameters, findings),
-        (None, None) => {}
-        (None, Some(config)) => {
-            let model_type = config.model_type().unwrap_or_default();
-            let what =
-                format!("smelt has no family for `{model_type}`, so names and shapes were not checked");
-            findings.warning(Check::Keys, CONFIG, what, "give a family with `--family`");
-            keys::check_foreign(&parameters, findings);
-        }
-    }
-    parameters
+/// The model, or what lies apart from it, with its parameters and their formats.
+type Side<'a> = (&'a Model, Vec<(Parameter<'a>, Option<Format>)>);
+
+/// The lengths of the rows that a layout gives the parameters.
+fn rows(layout: &Layout) -> HashMap<&str, u64> {
+    let outputs = layout.outputs.iter();
+    outputs
+        .filter_map(|output| Some((output.name.as_str(), *layout.graph.node(output.node).shape.last()?)))
+        .collect()
 }
 
 /// Tensors of types that MLX does not read.

@@ -81,6 +81,12 @@ impl Model {
         place.ok().map(|place| &self.tensors[place])
     }
 
+    /// Bytes before the tensors of a file whose header is sound.
+    pub(super) fn header_bytes(&self, path: &str) -> Option<u64> {
+        let place = self.shards.iter().position(|shard| shard.path == path);
+        place.map(|place| self.headers[place])
+    }
+
     /// Fills `buf` with bytes of a tensor from `offset` on.
     pub(super) fn read(&self, tensor: &StoredTensor, offset: u64, buf: &mut [u8]) -> Result<()> {
         let shard = &self.shards[tensor.shard as usize];

@@ -48,7 +48,7 @@ impl Dice {
     }
 }
 
-fn e4m3(byte: u8) -> f32 {
+pub(crate) fn e4m3(byte: u8) -> f32 {
     let (sign, exponent, mantissa) = (byte >> 7, i32::from(byte >> 3 & 15), f32::from(byte & 7));
     let size = if exponent == 0 {
         mantissa / 8.0 * 2f32.powi(-6)
@@ -62,7 +62,7 @@ fn e5m2(byte: u8) -> f32 {
     half::f16::from_bits(u16::from(byte) << 8).to_f32()
 }
 
-fn e2m1(code: u8) -> f32 {
+pub(crate) fn e2m1(code: u8) -> f32 {
     let size = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0][usize::from(code & 7)];
     if code & 8 == 8 { -size } else { size }
 }
@@ -102,6 +102,9 @@ fn each(lead: u64, rows: u64, cols: u64, make: impl Fn(u64, u64, u64) -> f32) ->
 fn shape(lead: u64, rest: &[u64]) -> Vec<u64> {
     if lead == 1 { rest.to_vec() } else { [&[lead], rest].concat() }
 }
+
+/// From this choice on, zero points and second scales are powers of two.
+const EXACT: u64 = 32;
 
 const NAME: &str = "a.proj.weight";
 
@@ -246,14 +249,21 @@ pub(crate) fn mxfp4(draw: Draw) -> Case {
 }
 
 /// NVFP4 with a factor (`ModelOpt`) or a divisor (compressed-tensors).
-fn nvfp4(draw: Draw) -> Case {
+pub(crate) fn nvfp4(draw: Draw) -> Case {
     let Draw { rows, cols, pick, seed, .. } = draw;
     let mut dice = Dice(seed);
     let cols = cols.next_multiple_of(16);
     let codes: Vec<u8> = (0..rows * cols).map(|_| (dice.next() % 16) as u8).collect();
-    let scales = dice.bytes(rows * cols / 16, |byte| byte < 0x7F);
+    // From 32 on the second scale is an eighth, and all scales are far from the ends of their range.
+    let exact = pick >= EXACT;
+    let scales = dice.bytes(rows * cols / 16, |byte| byte < 0x7F && (!exact || (0x30..0x50).contains(&byte)));
     let divides = pick % 2 == 1;
-    let global = if divides { 1000.0 + (dice.next() % 999) as f32 } else { dice.scales(1)[0] };
+    let global = match (exact, divides) {
+        (true, true) => 8.0,
+        (true, false) => 0.125,
+        (false, true) => 1000.0 + (dice.next() % 999) as f32,
+        (false, false) => dice.scales(1)[0],
+    };
     let values = each(1, rows, cols, |_, row, col| {
         let at = (row * cols + col) as usize;
         let scale = e4m3(scales[at / 16]);
@@ -310,7 +320,10 @@ pub(crate) fn integers(draw: Draw) -> Case {
     let draw = |dice: &mut Dice, count: u64| {
         (0..count).map(|_| (dice.next() % (1 << bits)) as u8).collect::<Vec<_>>()
     };
-    let (codes, points) = (draw(&mut dice, rows * cols), draw(&mut dice, rows * groups));
+    let (codes, mut points) = (draw(&mut dice, rows * cols), draw(&mut dice, rows * groups));
+    if pick >= EXACT {
+        points = points.into_iter().map(|point| 1 << (u64::from(point) % bits)).collect();
+    }
     let dtype = ["BF16", "F16"][pick as usize % 2];
     let scales = dice.scales(rows * groups);
     let kept = stored(dtype, &scales);
@@ -356,7 +369,7 @@ pub(crate) fn integers(draw: Draw) -> Case {
 }
 
 /// AWQ and GPTQ, the latter in both versions and with an order.
-fn quantized(draw: Draw) -> Case {
+pub(crate) fn quantized(draw: Draw) -> Case {
     let Draw { rows, cols, pick, seed, .. } = draw;
     let mut dice = Dice(seed);
     let awq = pick % 2 == 0;
@@ -366,12 +379,16 @@ fn quantized(draw: Draw) -> Case {
     let (newer, ordered) = (pick % 3 == 0, !awq && pick % 5 < 2);
     let most = 1u64 << bits;
     let codes: Vec<u8> = (0..rows * cols).map(|_| (dice.next() % most) as u8).collect();
-    let points: Vec<u8> = (0..rows * groups).map(|_| (dice.next() % most) as u8).collect();
+    let mut points: Vec<u8> = (0..rows * groups).map(|_| (dice.next() % most) as u8).collect();
     let scales = dice.scales(rows * groups);
     let kept = stored("F16", &scales);
     let order: Vec<u64> =
         (0..cols).map(|col| if ordered { dice.next() % groups } else { col / group }).collect();
     let plus = if awq || newer { 0.0 } else { 1.0 };
+    if pick >= EXACT {
+        let power = |point: u8| (1 << (u64::from(point) % bits)) - plus as u8;
+        points = points.into_iter().map(power).collect();
+    }
     let values = each(1, rows, cols, |_, row, col| {
         let at = (row * groups + order[col as usize]) as usize;
         (f32::from(codes[(row * cols + col) as usize]) - (f32::from(points[at]) + plus)) * kept[at]

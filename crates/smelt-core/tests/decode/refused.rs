@@ -108,6 +108,50 @@ fn what_the_config_contradicts() {
 }
 
 #[test]
+fn another_float_or_width_than_the_config_says() {
+    let fp8 = |dtype| [empty("x.weight", dtype, &[4, 8]), empty("x.weight_scale_inv", "F32", &[])];
+    let fmt = |fmt: &str| json!({ "quant_method": "fp8", "fmt": fmt });
+    says(fmt("e5m2"), &fp8("F8_E4M3"), &["`x.weight` and `x.weight_scale_inv`", "FP8 E4M3", "`fmt` is e5m2"]);
+    says(fmt("float8_e4m3fn"), &fp8("F8_E5M2"), &["FP8 E5M2", "`fmt` is e4m3"]);
+    let groups = |weights: Value| json!({ "quant_method": "compressed-tensors", "config_groups": { "a": { "weights": weights } } });
+    says(groups(json!({ "num_bits": 4 })), &fp8("F8_E4M3"), &["codes of 8 bits", "says 4 bits"]);
+    let fp4 = [empty("x.weight_packed", "U8", &[4, 32]), empty("x.weight_scale", "U8", &[4, 2])];
+    says(groups(json!({ "num_bits": 8 })), &fp4, &["`x.weight_packed`", "codes of 4 bits", "says 8 bits"]);
+    says(groups(json!({ "num_bits": 4, "group_size": 16 })), &fp4, &["in groups of 32", "groups of 16"]);
+    let blocks = groups(json!({ "num_bits": 8, "strategy": "block", "block_structure": [2, 4] }));
+    says(blocks, &fp8("F8_E4M3"), &["`x.weight_scale_inv` has shape []", "[2, 2]"]);
+}
+
+#[test]
+fn an_order_that_is_missing() {
+    let gptq = [
+        empty("x.qweight", "I32", &[8, 32]),
+        empty("x.qzeros", "I32", &[2, 4]),
+        empty("x.scales", "F16", &[2, 32]),
+    ];
+    let config = json!({ "quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": true });
+    says(config, &gptq, &["`x.qweight` (I32) has no `x.g_idx`, which `desc_act` asks for"]);
+    let packed = [empty("x.weight_packed", "I32", &[8, 8]), empty("x.weight_scale", "BF16", &[8, 2])];
+    let weights = json!({ "num_bits": 4, "group_size": 32, "symmetric": true, "actorder": "group" });
+    let config =
+        json!({ "quant_method": "compressed-tensors", "config_groups": { "a": { "weights": weights } } });
+    says(config, &packed, &["`x.weight_packed` (I32) has no `x.weight_g_idx`, which `actorder` asks for"]);
+}
+
+#[test]
+fn a_method_that_smelt_does_not_know() {
+    let fp8 = [empty("x.weight", "F8_E4M3", &[4, 8]), empty("x.weight_scale_inv", "F32", &[])];
+    says(
+        json!({ "quant_method": "quark" }),
+        &fp8,
+        &["`x.weight` is quantized by the method `quark`", "awq, "],
+    );
+    // Of floats it says nothing.
+    let plain = [empty("x.weight", "BF16", &[4, 8])];
+    open(&json!({ "quantization_config": { "quant_method": "quark" } }), &plain).check_storage().unwrap();
+}
+
+#[test]
 fn what_no_format_has() {
     let ternary = [empty("x.weight", "U8", &[4, 8]), empty("x.weight_scale", "BF16", &[4])];
     says(

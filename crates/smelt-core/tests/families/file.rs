@@ -44,6 +44,14 @@ fn refusals_name_the_key() {
             "[experts]\ntotal = \"n\"\nactive = \"\"",
             "in `experts.active`: a value expected at column 1 of ``",
         ),
+        ("[mtp]\nexact = []", "unknown field `exact`"),
+        ("[mtp]\ndense = [\"a.{b\"]", "in `a.{b`: a place needs both braces and a name"),
+        (
+            "[mtp.experts]\n\"{expert}.w\" = [\"a\", \"b\"]",
+            "in `mtp.experts.{expert}.w`: the name of one expert's",
+        ),
+        ("[mtp.experts]\n\"{layer}.w\" = \"a\"", "in `mtp.experts.{layer}.w`: the name of one expert's"),
+        ("[[group]]\n[group.tensors]\n\"w\" = { role = \"mtp\" }", "in `w`: the role `mtp` is for what"),
         (&rule("w.{layer", ""), "in `w.{layer`: a place needs both braces and a name"),
         (&rule("w.{expert}", ""), "in `w.{expert}`: neither `[index]` nor `[let]` has `expert`"),
         (

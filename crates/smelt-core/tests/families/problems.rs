@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use smelt_core::Error;
-use smelt_core::plan::family_of;
+use smelt_core::layout::Problem;
+use smelt_core::plan::{Options, Origin, Plan, family_of};
 
 use crate::common::Model;
 use crate::{layout_of, open};
@@ -12,10 +13,15 @@ fn problems(name: &str, change: impl FnOnce(&mut Model)) -> String {
     let mut model = Model::manifest(name);
     change(&mut model);
     let checkpoint = open(&model);
+    let lines =
+        |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     match layout_of(&checkpoint, None) {
         Ok(_) => "fits".to_owned(),
-        Err(Error::Layout { problems, .. }) => {
-            problems.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        Err(Error::Layout { problems, .. }) => lines(&problems.0),
+        // The library's own complaint comes first; this is about the family's.
+        Err(Error::ConfigKeys { .. }) => {
+            let family = family_of(&checkpoint, None).unwrap();
+            lines(&family.layout(checkpoint.config(), &checkpoint, "mlx-lm").unwrap_err())
         }
         Err(other) => panic!("{other}"),
     }
@@ -100,7 +106,6 @@ fn a_config_without_a_key_says_which() {
         ("llama", "num_hidden_layers"),
         ("llama", "num_attention_heads"),
         ("qwen3", "head_dim"),
-        ("qwen3_moe", "num_experts"),
         ("qwen3_moe", "moe_intermediate_size"),
         ("qwen3_moe", "decoder_sparse_step"),
         ("olmoe", "num_experts"),
@@ -112,6 +117,47 @@ fn a_config_without_a_key_says_which() {
         assert!(first.ends_with(&missing), "{manifest} without {key}: {first}");
         assert!(!found.contains("fills the place"), "{manifest} without {key}: {found}");
     }
+}
+
+#[test]
+fn a_config_that_the_library_does_not_load_is_refused_by_its_name() {
+    let refused = |name: &str, change: &dyn Fn(&mut Model)| {
+        let mut model = Model::manifest(name);
+        change(&mut model);
+        layout_of(&open(&model), None).unwrap_err().to_string()
+    };
+    let said = refused("llama", &|model| model.unset("rms_norm_eps"));
+    let expected = "mlx-lm 0.32.2 does not load a model of type `llama` whose config.json has no \
+                    `rms_norm_eps`; take the config.json that the model was published with, or add the key";
+    assert_eq!(said, expected);
+    let said = refused("qwen3_moe", &|model| {
+        model.unset("norm_topk_prob");
+        model.unset("mlp_only_layers");
+        model.config["transformers_version"] = json!("5.23.0");
+    });
+    assert!(
+        said.contains("`mlp_only_layers` and `norm_topk_prob` (transformers 5.23.0 wrote this one)"),
+        "{said}"
+    );
+}
+
+/// As transformers 5 writes it, with other weights than those of a default.
+#[test]
+fn a_config_of_transformers_5_is_written_as_the_library_reads_it() {
+    let mut model = Model::manifest("qwen3_moe");
+    let experts = model.config["num_experts"].take();
+    model.config["num_local_experts"] = experts.clone();
+    model.config["rope_parameters"] = json!({ "rope_theta": 5e6, "rope_type": "yarn", "factor": 4.0 });
+    for key in ["num_experts", "rope_theta", "rope_scaling"] {
+        model.config.as_object_mut().unwrap().remove(key);
+    }
+    let checkpoint = open(&model);
+    let origin = Origin::family(&checkpoint, family_of(&checkpoint, None).unwrap(), None).unwrap();
+    let plan = Plan::new(&checkpoint, origin, &Options::default()).unwrap();
+    let config: Value = serde_json::from_str(&plan.config).unwrap();
+    assert_eq!((&config["rope_theta"], &config["num_experts"]), (&json!(5e6), &experts));
+    assert_eq!(config["rope_scaling"], json!({ "rope_type": "yarn", "factor": 4.0, "type": "yarn" }));
+    assert_eq!(config["rope_parameters"], model.config["rope_parameters"]);
 }
 
 #[test]

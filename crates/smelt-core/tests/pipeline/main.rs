@@ -7,10 +7,16 @@ mod common;
 mod failures;
 mod faulty;
 mod files;
+mod importance;
+mod mtp;
 mod power;
+#[path = "../common/predicting.rs"]
+mod predicting;
 mod resume;
 mod rules;
 mod same;
+mod scribe;
+mod weights;
 mod widths;
 
 use std::collections::BTreeMap;

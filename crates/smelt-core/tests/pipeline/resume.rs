@@ -303,6 +303,8 @@ fn damage_to_a_finished_output_is_seen() {
         ("tokenizer.json", flip),
         (MANIFEST, |bytes| bytes.truncate(bytes.len() / 2)),
         (MANIFEST, |bytes| bytes.truncate(0)),
+        // In the settings, which still are JSON then.
+        (MANIFEST, |bytes| bytes[200] ^= 1),
     ] {
         let folder = tempfile::tempdir().unwrap();
         again(&plan, &checkpoint, folder.path()).unwrap();

@@ -1,21 +1,23 @@
 //! Widths that are chosen: within the target to the byte, the same whatever measures them, refused before
 //! anything is read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use smelt_core::checkpoint::Checkpoint;
-use smelt_core::pipeline::{Allocating, Means, Run, Silent};
+use smelt_core::pipeline::{Allocating, Means, Silent};
 use smelt_core::plan::allocate::{BitsError, Request, Target, candidates, parse_formats};
 use smelt_core::plan::measures::Measures;
-use smelt_core::plan::{Channels, Importance, Memory, Method, Options, Origin, Override, Plan, family_of};
+use smelt_core::plan::{Memory, Method, Options, Origin, Override, Plan, Statistics, family_of};
 use smelt_core::source::{FileEntry, MemorySource, Source};
 use smelt_core::{Error, Result};
 use smelt_kernels::Effort;
 
 use crate::common::Model;
-use crate::{PLENTY, contents, open, open_source, written};
+use crate::importance::encode::{Given, own, read};
+use crate::importance::written_with;
+use crate::{PLENTY, open, open_source, written};
 
 fn request(target: Target) -> Request {
     Request { target, asked: format!("{target:?}"), formats: candidates(), layers: None }
@@ -40,17 +42,13 @@ pub(crate) fn choose(
     options: &Options,
     request: &Request,
     memory: Memory,
-    importance: Option<&Importance>,
+    statistics: Option<Statistics>,
 ) -> Result<Chosen> {
-    let allocating = Allocating::new(checkpoint, origin(checkpoint), options, request)?;
-    let mut measures = Measures::new(allocating.fingerprint(importance));
+    let allocating = Allocating::new(checkpoint, origin(checkpoint), options, request, statistics)?;
+    let mut measures = Measures::new(allocating.fingerprint());
     let stop = AtomicBool::new(false);
-    assert!(allocating.measure(&mut measures, Means { importance, memory, observer: &Silent, stop: &stop })?);
+    assert!(allocating.measure(&mut measures, Means { memory, observer: &Silent, stop: &stop })?);
     Ok(Chosen { plan: allocating.plan(&measures)?, measures })
-}
-
-fn uniform(checkpoint: &Checkpoint) -> Plan {
-    Plan::new(checkpoint, origin(checkpoint), &fast()).unwrap()
 }
 
 #[test]
@@ -157,11 +155,11 @@ fn measurements_serve_another_target_without_a_read() {
     let before = read.load(Ordering::Relaxed);
     let second =
         Request { formats: parse_formats("3/64,4/64,8/64").unwrap(), ..request(Target::BitsPerWeight(5.0)) };
-    let allocating = Allocating::new(&checkpoint, origin(&checkpoint), &options, &second).unwrap();
-    let mut measures = Measures::read(&file, allocating.fingerprint(None)).unwrap();
+    let allocating = Allocating::new(&checkpoint, origin(&checkpoint), &options, &second, None).unwrap();
+    let mut measures = Measures::read(&file, allocating.fingerprint()).unwrap();
     assert_eq!(measures, chosen.measures);
     let stop = AtomicBool::new(false);
-    let means = Means { importance: None, memory: PLENTY, observer: &Silent, stop: &stop };
+    let means = Means { memory: PLENTY, observer: &Silent, stop: &stop };
     assert!(!allocating.measure(&mut measures, means).unwrap());
     let plan = allocating.plan(&measures).unwrap();
     assert_eq!(read.load(Ordering::Relaxed), before);
@@ -171,8 +169,8 @@ fn measurements_serve_another_target_without_a_read() {
     assert!(plan.tasks.iter().all(allowed));
     // Other weights, another method: the file counts for nothing.
     let rtn = Options { method: Method::Rtn, ..fast() };
-    let other = Allocating::new(&checkpoint, origin(&checkpoint), &rtn, &second).unwrap();
-    assert!(Measures::read(&file, other.fingerprint(None)).unwrap().is_empty());
+    let other = Allocating::new(&checkpoint, origin(&checkpoint), &rtn, &second, None).unwrap();
+    assert!(Measures::read(&file, other.fingerprint()).unwrap().is_empty());
     std::fs::write(&file, "a diary").unwrap();
     let refused = Measures::read(&file, String::new());
     assert!(matches!(refused, Err(Error::Bits(BitsError::Measures { .. }))), "{refused:?}");
@@ -224,62 +222,27 @@ fn overrides_and_what_the_family_fixes_stay() {
     assert_eq!(shown["model.layers.1.mlp.gate"], "8-bit g64");
 }
 
-/// Weights for the channels of one expert stack, and of one dense module.
-fn importance(checkpoint: &Checkpoint, weight: impl Fn(usize) -> f32) -> Importance {
-    let plan = uniform(checkpoint);
-    let of = |name: &str| {
-        let task = plan.tasks.iter().find(|task| task.module().ends_with(name)).unwrap();
-        let width = *task.shape.last().unwrap() as usize;
-        let entries = if task.shape.len() > 2 { task.shape[0] as usize } else { 1 };
-        (task.module().to_owned(), Channels::new((0..entries * width).map(&weight).collect(), width).unwrap())
-    };
-    let names = ["layers.0.mlp.switch_mlp.up_proj", "layers.1.self_attn.o_proj"];
-    Importance::new(names.map(of).into_iter().collect(), "test".to_owned())
-}
-
-fn written_with(
-    plan: &Plan,
-    checkpoint: &Checkpoint,
-    memory: Memory,
-    importance: &Importance,
-) -> BTreeMap<String, Vec<u8>> {
-    let (folder, stop) = (tempfile::tempdir().unwrap(), AtomicBool::new(false));
-    let schedule = plan.schedule(memory).unwrap();
-    let (output, importance) = (folder.path(), Some(importance));
-    Run { plan, checkpoint, output, schedule, importance, observer: &Silent, stop: &stop }.execute().unwrap();
-    contents(output)
-}
-
 #[test]
-fn importance_decides_codes_and_not_how_they_are_shared_out() {
+fn importance_decides_about_widths_and_is_part_of_what_was_measured() {
     let checkpoint = open(&Model::manifest("qwen3_moe"));
-    let plan = uniform(&checkpoint);
-    let plain = written(&plan, &checkpoint, PLENTY);
-    let uneven = importance(&checkpoint, |channel| ((channel * 37 % 11) as f32).exp2());
-    let weighted = written_with(&plan, &checkpoint, PLENTY, &uneven);
-    assert!(weighted != plain);
-    let least = match plan.schedule(Memory { limit: 0, threads: 1 }) {
-        Err(Error::Memory { needed, .. }) => needed,
-        other => panic!("{other:?}"),
-    };
-    // Blocks of a few groups begin inside a row.
-    for memory in [Memory { limit: 64 << 20, threads: 3 }, Memory { limit: least + 4_000, threads: 2 }] {
-        assert!(written_with(&plan, &checkpoint, memory, &uneven) == weighted, "{memory:?}");
-    }
     let request = request(Target::BitsPerWeight(4.0));
-    let measured = choose(&checkpoint, &fast(), &request, PLENTY, Some(&uneven)).unwrap().measures;
-    assert_ne!(measured, choose(&checkpoint, &fast(), &request, PLENTY, None).unwrap().measures);
-}
-
-#[test]
-fn importance_of_another_model_is_refused() {
-    let checkpoint = open(&Model::manifest("qwen3_moe"));
-    let wrong = HashMap::from([(
-        "model.layers.0.self_attn.o_proj".to_owned(),
-        Channels::new(vec![1.0; 96], 96).unwrap(),
-    )]);
-    let wrong = Importance::new(wrong, String::new());
-    let request = request(Target::BitsPerWeight(4.0));
-    let refused = choose(&checkpoint, &fast(), &request, PLENTY, Some(&wrong)).err();
-    assert!(matches!(refused, Some(Error::Bits(BitsError::Channels { .. }))), "{refused:?}");
+    let uneven = |channel: usize| ((channel * 37 % 11) as f32).exp2();
+    let file =
+        own(&[Given::new("model.layers.1.self_attn.o_proj", 128, &[9.0], |_, channel| uneven(channel))]);
+    let of = |statistics| choose(&checkpoint, &fast(), &request, PLENTY, statistics).unwrap();
+    let (plain, weighed) = (of(None), of(Some(read(file.clone()).unwrap())));
+    assert_ne!(weighed.measures, plain.measures);
+    assert_eq!(weighed.plan.importance.as_ref().map(|coverage| coverage.weighed), Some(1));
+    // The file of one is none of the other's.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("measures.json");
+    weighed.measures.write(&path).unwrap();
+    let options = fast();
+    let new = |statistics| Allocating::new(&checkpoint, origin(&checkpoint), &options, &request, statistics);
+    assert!(Measures::read(&path, new(None).unwrap().fingerprint()).unwrap().is_empty());
+    let again = new(Some(read(file).unwrap())).unwrap();
+    assert_eq!(Measures::read(&path, again.fingerprint()).unwrap(), weighed.measures);
+    let plan = again.plan(&weighed.measures).unwrap();
+    let importance = again.into_importance().unwrap();
+    assert!(written_with(&checkpoint, (&plan, &importance), PLENTY).contains_key("model.safetensors"));
 }

@@ -2,10 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod against;
+mod apart;
 #[path = "../common/mod.rs"]
 mod common;
 mod corrupt;
 mod diff;
+mod flips;
+#[path = "../common/predicting.rs"]
+mod predicting;
 mod shards;
 mod sound;
 
@@ -17,7 +21,7 @@ use std::sync::atomic::AtomicBool;
 
 use common::Model;
 use smelt_core::checkpoint::Checkpoint;
-use smelt_core::pipeline::{MANIFEST, Run, Silent};
+use smelt_core::pipeline::{MANIFEST, Observer, Run, Silent};
 use smelt_core::plan::{Memory, Options, Origin, Override, Plan, family_of};
 use smelt_core::source::{MemorySource, Source};
 use smelt_core::verify::{Check, Finding, Report, Severity, Verify};
@@ -60,20 +64,20 @@ fn made(name: &str, options: &Options) -> Made {
 }
 
 fn written(source: &Checkpoint, options: &Options) -> Contents {
+    execute(source, &planned(source, options), &Silent)
+}
+
+fn planned(source: &Checkpoint, options: &Options) -> Plan {
     let origin = Origin::family(source, family_of(source, None).unwrap(), None).unwrap();
-    let plan = Plan::new(source, origin, options).unwrap();
+    Plan::new(source, origin, options).unwrap()
+}
+
+fn execute(source: &Checkpoint, plan: &Plan, observer: &dyn Observer) -> Contents {
     let (schedule, stop) = (plan.schedule(MEMORY).unwrap(), AtomicBool::new(false));
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out");
-    let run = Run {
-        plan: &plan,
-        checkpoint: source,
-        output: &output,
-        schedule,
-        importance: None,
-        observer: &Silent,
-        stop: &stop,
-    };
+    let run =
+        Run { plan, checkpoint: source, output: &output, schedule, importance: None, observer, stop: &stop };
     run.execute().unwrap();
     contents(&output)
 }
@@ -86,10 +90,17 @@ fn quantized(source: &Checkpoint, options: &Options) -> Contents {
 }
 
 fn contents(folder: &Path) -> Contents {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap()))
-        .collect()
+    let mut found = Contents::new();
+    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if path.is_dir() {
+            let inside = contents(&path).into_iter();
+            found.extend(inside.map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)));
+        } else {
+            found.insert(name, fs::read(&path).unwrap());
+        }
+    }
+    found
 }
 
 fn verify(model: &Contents, against: Option<&Checkpoint>) -> Report {
@@ -104,6 +115,7 @@ fn verify_with(model: &Contents, against: Option<&Checkpoint>, memory: Memory) -
         family: None,
         library: None,
         against,
+        layout: None,
         memory,
         observer: &Silent,
         stop: &stop,

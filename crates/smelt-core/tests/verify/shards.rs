@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{Contents, MANIFEST};
 
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+
 /// Where the bytes of a stored tensor lie.
 pub(crate) struct Place {
     pub(crate) file: String,
@@ -78,10 +80,36 @@ pub(crate) fn hashed(model: &Contents) -> Contents {
         }
     }
     let manifest = json!({
-        "version": 1, "smelt": "0.1.0", "fingerprint": "", "settings": {}, "source": {},
+        "version": 1, "smelt": "0.1.0", "settings": {}, "source": {},
+        "fingerprint": hash(br#"{"settings":{},"source":{}}"#),
         "shards": shards, "tensors": tensors, "files": files,
     });
     let mut model = model.clone();
-    model.insert(MANIFEST.to_owned(), manifest.to_string().into_bytes());
+    model.insert(MANIFEST.to_owned(), sealed(&manifest));
     model
+}
+
+/// A manifest or report with the hash of itself.
+pub(crate) fn sealed(value: &Value) -> Vec<u8> {
+    let text = serde_json::to_string_pretty(value).unwrap();
+    let text = text.strip_suffix("\n}").unwrap();
+    format!("{text},\n  \"digest\": \"{}\"\n}}\n", blake3::hash(text.as_bytes()).to_hex()).into_bytes()
+}
+
+/// The shard that holds a tensor.
+pub(crate) fn shard<'a>(model: &'a mut Contents, tensor: &str) -> &'a mut Vec<u8> {
+    let name = place(model, tensor).file;
+    model.get_mut(&name).unwrap()
+}
+
+/// Gives a tensor another name, in its shard and in the index.
+pub(crate) fn rename(model: &mut Contents, from: &str, to: &str) {
+    edit_header(shard(model, from), |header| {
+        let entry = header.as_object_mut().unwrap().remove(from).unwrap();
+        header[to] = entry;
+    });
+    edit_json(model, INDEX, |index| {
+        let file = index["weight_map"].as_object_mut().unwrap().remove(from).unwrap();
+        index["weight_map"][to] = file;
+    });
 }

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use smelt_core::Error;
-use smelt_core::pipeline::{Event, Observer};
-use smelt_core::plan::{Memory, Options};
+use smelt_core::checkpoint::Checkpoint;
+use smelt_core::pipeline::{Event, Observer, Silent};
+use smelt_core::plan::{Memory, Options, Origin, family_of};
 use smelt_core::source::{MemorySource, Source};
-use smelt_core::verify::{Check, Verify};
+use smelt_core::verify::{Check, Report, Verify};
 use smelt_kernels::{Format, Mode};
 
-use crate::shards::{edit_json, hashed};
+use crate::shards::{edit_json, hashed, rename};
 use crate::{
     Contents, MANIFEST, MEMORY, Model, errors, has_error, in_mode, made, mixed, open, verify, verify_with,
     written,
@@ -100,6 +101,50 @@ fn a_model_type_that_smelt_does_not_know_is_checked_as_far_as_it_goes() {
     assert!(has_error(&report, Check::Quantization, "lm_head.weight"), "{:#?}", report.findings);
 }
 
+/// Verifies a model by the layout of its source, as a library would have given it.
+fn by_layout(model: &Contents, source: &Checkpoint) -> Report {
+    let family = family_of(source, None).unwrap();
+    let layout = Origin::family(source, family, None).unwrap().layout;
+    let model: Arc<dyn Source> = Arc::new(MemorySource::new(model.clone()));
+    let verify = Verify {
+        source: &model,
+        family: None,
+        library: Some("mlx-lm"),
+        against: Some(source),
+        layout: Some(&layout),
+        memory: MEMORY,
+        observer: &Silent,
+        stop: &AtomicBool::new(false),
+    };
+    verify.run().unwrap()
+}
+
+#[test]
+fn a_layout_takes_the_place_of_a_family() {
+    let made = made("qwen3_moe", &Options { format: Format::new(Mode::Affine, 4, 32), ..mixed() });
+    let mut model = made.model;
+    edit_json(&mut model, "config.json", |config| config["model_type"] = json!("own"));
+    let report = by_layout(&model, &made.source);
+    assert!(report.findings.is_empty() && report.family.is_none(), "{:#?}", report.findings);
+    assert_eq!(report.library.as_deref(), Some("mlx-lm"));
+    assert_eq!(report.comparison.unwrap().tensors.len(), report.parameters);
+    // Two formats have these shapes; the layout's rows tell them apart.
+    let mut other = model.clone();
+    edit_json(&mut other, "config.json", |config| {
+        for block in ["quantization", "quantization_config"] {
+            config[block]["bits"] = json!(2);
+            config[block]["group_size"] = json!(64);
+        }
+    });
+    let report = by_layout(&other, &made.source);
+    assert!(has_error(&report, Check::Quantization, "lm_head.weight"), "{:#?}", errors(&report));
+    let name = "model.layers.1.input_layernorm.weight";
+    rename(&mut model, name, "model.layers.1.norm.weight");
+    let report = by_layout(&model, &made.source);
+    assert!(has_error(&report, Check::Source, name), "{:#?}", errors(&report));
+    assert!(has_error(&report, Check::Source, "model.layers.1.norm.weight"), "{:#?}", errors(&report));
+}
+
 #[test]
 fn a_config_that_promises_more_than_there_is() {
     let mut model = made("llama", &Options::default()).model;
@@ -141,6 +186,7 @@ fn progress_ends_where_it_was_said_to_end_and_a_stop_stops() {
             family: None,
             library: None,
             against,
+            layout: None,
             memory: MEMORY,
             observer: &told,
             stop: &stop,

@@ -28,7 +28,7 @@ use std::marker::PhantomData;
 
 use crate::dispatch::Engine;
 use crate::float::{self, Element, with_element};
-use crate::measure::{self, Errors};
+use crate::measure::{self, EachGroup, SquaredError};
 use crate::run::{self, GROUPS, RUN, Scratch, Task};
 use crate::{Mode, Packed, affine, mx};
 use plan::Plan;
@@ -191,7 +191,7 @@ impl Block<'_> {
         let (mut levels, mut factors) = ([0.0; RUN], [1.0; GROUPS]);
         let levels = &mut levels[..plain.len];
         measure::levels(engine, task.format, &found.codes[..plain.len], levels);
-        engine.run(restore::Factors {
+        engine.run(EachGroup::<restore::Factor> {
             values: &plain.values[..plain.len],
             weights,
             levels,
@@ -231,7 +231,7 @@ impl Block<'_> {
         let (mut levels, mut errors) = ([0.0; RUN], [0.0; GROUPS]);
         let levels = &mut levels[..run.len];
         measure::levels(self.engine, self.task.format, &codes[..run.len], levels);
-        self.engine.run(Errors {
+        self.engine.run(EachGroup::<SquaredError> {
             values: &run.values[..run.len],
             weights,
             levels,

@@ -24,7 +24,7 @@ use std::marker::PhantomData;
 use crate::Format;
 use crate::arch::{Kernel, LANES, Simd};
 use crate::float::Element;
-use crate::measure::sum;
+use crate::measure::{OfGroup, sum};
 use crate::run::GROUPS;
 
 /// The greatest factor that is believed: beyond it a group is hardly like what it was made of.
@@ -35,57 +35,32 @@ pub(super) fn applies(format: Format) -> bool {
     format.bits() <= 3
 }
 
-/// The factor `√ρ` of each group of a run.
-pub(super) struct Factors<'a> {
-    pub(super) values: &'a [f32],
-    /// As long as the values, or empty if all count the same.
-    pub(super) weights: &'a [f32],
-    pub(super) levels: &'a [f32],
-    pub(super) group_size: usize,
-    pub(super) scales: &'a [f32],
-    pub(super) biases: &'a [f32],
-    pub(super) out: &'a mut [f32],
-}
+/// The factor `√ρ` of a group.
+pub(super) struct Factor;
 
-impl Kernel for Factors<'_> {
-    type Output = ();
+impl OfGroup for Factor {
+    type Number = f32;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let size = self.group_size;
-        let groups = self.values.chunks_exact(size).zip(self.levels.chunks_exact(size));
-        for (k, ((values, levels), out)) in groups.zip(self.out).enumerate() {
-            let pair = (self.scales[k], self.biases[k]);
-            *out = if self.weights.is_empty() {
-                factor(values, levels, std::iter::repeat(&[1.0; LANES]), pair)
-            } else {
-                let weights = self.weights[k * size..][..size].as_chunks().0;
-                factor(values, levels, weights.iter(), pair)
-            };
+    fn of<'a>(
+        values: &[f32],
+        levels: &[f32],
+        weights: impl Iterator<Item = &'a [f32; LANES]>,
+        (scale, bias): (f64, f64),
+    ) -> f32 {
+        let (mut energy, mut overlap) = ([0.0; LANES], [0.0; LANES]);
+        let lanes = values.as_chunks::<LANES>().0.iter().zip(levels.as_chunks::<LANES>().0);
+        for ((x, v), w) in lanes.zip(weights) {
+            for i in 0..LANES {
+                let weighted = f64::from(w[i]) * f64::from(x[i]);
+                energy[i] += weighted * f64::from(x[i]);
+                overlap[i] += weighted * (scale * f64::from(v[i]) + bias);
+            }
         }
+        let root = (sum(energy) / sum(overlap)).sqrt();
+        // Not for NaN, nor where nothing is left of the group.
+        if (1.0..=MOST).contains(&root) { root as f32 } else { 1.0 }
     }
-}
-
-#[inline(always)]
-fn factor<'a>(
-    values: &[f32],
-    levels: &[f32],
-    weights: impl Iterator<Item = &'a [f32; LANES]>,
-    (scale, bias): (f32, f32),
-) -> f32 {
-    let (scale, bias) = (f64::from(scale), f64::from(bias));
-    let (mut energy, mut overlap) = ([0.0; LANES], [0.0; LANES]);
-    let lanes = values.as_chunks::<LANES>().0.iter().zip(levels.as_chunks::<LANES>().0);
-    for ((x, v), w) in lanes.zip(weights) {
-        for i in 0..LANES {
-            let weighted = f64::from(w[i]) * f64::from(x[i]);
-            energy[i] += weighted * f64::from(x[i]);
-            overlap[i] += weighted * (scale * f64::from(v[i]) + bias);
-        }
-    }
-    let root = (sum(energy) / sum(overlap)).sqrt();
-    // Not for NaN, nor where nothing is left of the group.
-    if (1.0..=MOST).contains(&root) { root as f32 } else { 1.0 }
 }
 
 /// Numbers times their factors, as they would be stored.

@@ -11,6 +11,7 @@ mod quality;
 mod scaled;
 mod search;
 mod seeds;
+mod weigh;
 
 use smelt_kernels::{Effort, Float, Format, Isa, Mode, Packed, Rounding, Stored};
 

@@ -14,7 +14,7 @@ use crate::checkpoint::{Checkpoint, StoredId, read};
 use crate::{Error, Result};
 
 /// Most elements of a tile.
-const TILE: u64 = 128 << 10;
+pub(super) const TILE: u64 = 128 << 10;
 
 /// Reads stored tensors.
 #[derive(Clone, Copy)]
@@ -114,7 +114,7 @@ pub(in crate::checkpoint) fn region(
 }
 
 /// Which matrix of the stack the combination `index` of positions on the outer axes is.
-fn lead_of(shape: &[u64], outer: &[Axis], mut index: u64) -> u64 {
+pub(super) fn lead_of(shape: &[u64], outer: &[Axis], mut index: u64) -> u64 {
     let (mut lead, mut stride) = (0, 1);
     for (axis, size) in outer.iter().zip(shape).rev() {
         lead += (axis.start + index % axis.len * axis.step) * stride;
@@ -210,7 +210,13 @@ impl Scaled {
         Ok(())
     }
 
-    fn zeros(&self, reading: Reading<'_>, lead: u64, rows: Axis, cols: Option<Axis>) -> Result<Zeros> {
+    pub(super) fn zeros(
+        &self,
+        reading: Reading<'_>,
+        lead: u64,
+        rows: Axis,
+        cols: Option<Axis>,
+    ) -> Result<Zeros> {
         match &self.zero {
             Zero::Same(0.0) => Ok(Zeros { values: Vec::new(), width: 0 }),
             Zero::Same(zero) => Ok(Zeros { values: vec![*zero], width: 1 }),
@@ -226,8 +232,8 @@ impl Scaled {
 }
 
 /// Zero points of a tile: none, one for all, or rows of them.
-struct Zeros {
-    values: Vec<f32>,
+pub(super) struct Zeros {
+    pub(super) values: Vec<f32>,
     width: usize,
 }
 

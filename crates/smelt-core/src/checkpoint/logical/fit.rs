@@ -19,6 +19,9 @@ impl Packed<'_> {
             Ok(Grid { id, kind, block, size, for_each, turned: false })
         };
         if let Some(group) = limits.group {
+            if group == 0 {
+                return Err(self.shape(scale, format!("fewer groups than its {cols} columns")));
+            }
             let size = (rows, cols.div_ceil(group));
             // One scale for each row may have lost its axis.
             if count == lead * size.0 * size.1 && matrices_of(&scale.shape, size.1) == (lead, size.0, size.1)

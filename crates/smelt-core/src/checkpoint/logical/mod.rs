@@ -9,17 +9,20 @@
 mod codes;
 mod declared;
 mod decode;
+mod exact;
 mod fit;
 mod grid;
+mod integers;
 mod mlx;
 mod native;
 mod pair;
 mod problem;
+mod repack;
 mod rules;
 
 use smelt_kernels::{Code, Format};
 
-pub use native::{Native, Part};
+pub use native::{Native, Part, Proof};
 pub use problem::StorageProblem;
 
 pub(super) use declared::Declared;

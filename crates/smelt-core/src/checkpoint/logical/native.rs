@@ -1,15 +1,17 @@
 //! Storage that MLX has as well: the same codes and scales, bit for bit.
 //!
 //! Such a tensor can be handed out as what MLX stores of it, [`Part`] by part, so that nothing is
-//! decoded and quantized again. Only what the headers prove is native here: a power of two times E2M1
-//! or E4M3 in groups of 32 are `mxfp4` and `mxfp8`, and symmetric integers are affine with a bias of
-//! `-2^(bits-1) * scale`, which a float holds exactly.
+//! decoded and quantized again. Headers prove it of a power of two times E2M1 or E4M3 in groups of 32,
+//! which are `mxfp4` and `mxfp8`, and of symmetric integers, which are affine with a bias of
+//! `-2^(bits-1) * scale`, which a float holds exactly. NVFP4 with a second scale and integers with zero
+//! points may be native as well, which only their scales tell ([`super::exact`]).
 
 use smelt_kernels::{Code, Float, Format, Mode};
 
 use super::codes::Order;
 use super::decode::{self, Reading};
 use super::grid::{Grid, Kind};
+use super::repack::Exact;
 use super::{LogicalTensor, Recipe, Scaled, Zero};
 use crate::checkpoint::region::Axis;
 use crate::checkpoint::{Checkpoint, DType, StoredId};
@@ -31,6 +33,15 @@ impl Part {
     pub const ALL: [Self; 3] = [Self::Codes, Self::Scales, Self::Biases];
 }
 
+/// What tells that MLX has a tensor exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Dtypes, shapes and config.
+    Headers,
+    /// Scales and zero points, see [`Checkpoint::inexact`].
+    Data,
+}
+
 /// How MLX has a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Native {
@@ -41,6 +52,8 @@ pub struct Native {
     /// Whether the groups lie along the last axis but one of the logical tensor: the parts have the last
     /// two axes exchanged then.
     pub turned: bool,
+    /// What tells that it is exact.
+    pub proof: Proof,
 }
 
 impl Native {
@@ -76,7 +89,9 @@ impl LogicalTensor {
         }
         let native = match &self.recipe {
             Recipe::Plain(_) => return None,
-            Recipe::Mlx(mlx) => Native { format: mlx.format, dtype: self.dtype, turned: false },
+            Recipe::Mlx(mlx) => {
+                Native { format: mlx.format, dtype: self.dtype, turned: false, proof: Proof::Headers }
+            }
             Recipe::Scaled(scaled) => scaled.native(self.dtype)?,
         };
         let along = self.shape[self.shape.len() - if native.turned { 2 } else { 1 }];
@@ -91,23 +106,31 @@ impl Scaled {
         };
         let straight = block.0 == 1 && !turned && self.codes.order == Order::Rows;
         let across = block.1 == 1 && turned && self.codes.order == Order::Columns;
-        if self.second.is_some() || self.order.is_some() || !(straight || across) {
-            return None;
-        }
-        let group = if straight { block.1 } else { block.0 };
-        let (mode, bits) = match (self.code, kind, &self.zero) {
-            (Code::E2m1, Kind::Power, _) => (Mode::Mxfp4, 4),
-            (Code::E4m3, Kind::Power, _) => (Mode::Mxfp8, 8),
-            (Code::Unsigned, Kind::Float(float), Zero::Same(half))
-                if dtype.float() == Some(float) && *half == (1u32 << (self.codes.bits - 1)) as f32 =>
-            {
-                (Mode::Affine, self.codes.bits)
+        let as_stored = straight || across;
+        let same_float = |float| dtype.float() == Some(float) && self.second.is_none();
+        let (mode, bits, proof) = match (self.code, kind, &self.second) {
+            (Code::E2m1, Kind::Power, None) if as_stored => (Mode::Mxfp4, 4, Proof::Headers),
+            (Code::E4m3, Kind::Power, None) if as_stored => (Mode::Mxfp8, 8, Proof::Headers),
+            (Code::E2m1, Kind::Narrow, Some(_)) if straight => (Mode::Nvfp4, 4, Proof::Data),
+            (Code::Unsigned, Kind::Float(float), None) if same_float(float) => {
+                let (bits, simple) = (self.codes.bits, as_stored && self.order.is_none());
+                match &self.zero {
+                    Zero::Same(zero) if simple && *zero == half(bits) => (Mode::Affine, bits, Proof::Headers),
+                    _ if block.0 == 1 => (Mode::Affine, bits, Proof::Data),
+                    _ => return None,
+                }
             }
             _ => return None,
         };
+        let group = if block.0 == 1 { block.1 } else { block.0 };
         let format = Format::new(mode, bits, usize::try_from(group).ok()?)?;
-        Some(Native { format, dtype, turned: across })
+        Some(Native { format, dtype, turned: across && !straight, proof })
     }
+}
+
+/// Half the range of unsigned integers of so many bits.
+fn half(bits: u8) -> f32 {
+    (1u32 << (bits - 1)) as f32
 }
 
 /// Fills `out` with a region of a part of a native tensor.
@@ -131,8 +154,14 @@ pub(in crate::checkpoint) fn region(
         (Recipe::Mlx(mlx), Part::Codes) => view(mlx.codes, out),
         (Recipe::Mlx(mlx), Part::Scales) => scales(mlx.scales, out),
         (Recipe::Mlx(mlx), Part::Biases) => view(mlx.biases.expect("an affine format has biases"), out),
+        (Recipe::Scaled(scaled), _) if native.proof == Proof::Data => {
+            if let Some(id) = scaled.shape.filter(|_| part == Part::Codes && is_first(region)) {
+                decode::check_shape(reading, tensor, id)?;
+            }
+            Exact { reading, tensor, scaled, native }.region(part, region, out)
+        }
         (Recipe::Scaled(scaled), Part::Codes) => {
-            if let Some(id) = scaled.shape.filter(|_| region.iter().all(|axis| axis.start == 0)) {
+            if let Some(id) = scaled.shape.filter(|_| is_first(region)) {
                 decode::check_shape(reading, tensor, id)?;
             }
             view(scaled.codes.id, out)
@@ -141,10 +170,15 @@ pub(in crate::checkpoint) fn region(
         (Recipe::Scaled(scaled), Part::Biases) => {
             scales(scaled.scales.id, out)?;
             let float = dtype.float().expect("scales of an affine format are floats");
-            times(float, -((1u32 << (scaled.codes.bits - 1)) as f32), out);
+            times(float, -half(scaled.codes.bits), out);
             Ok(())
         }
     }
+}
+
+/// Whether a region has the first element.
+fn is_first(region: &[Axis]) -> bool {
+    region.iter().all(|axis| axis.start == 0)
 }
 
 /// No power of two has the byte 255.

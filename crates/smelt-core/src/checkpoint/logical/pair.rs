@@ -3,6 +3,7 @@
 //! Tensors that hold codes are taken first, each with its companions ([`rules`]). What is left then is a
 //! float, says nothing of a weight (scales of activations), or is a companion without its weight.
 
+use super::declared::METHODS;
 use super::rules::{self, Found};
 use super::{Declared, LogicalTensor, Recipe, StorageProblem, decode};
 use crate::checkpoint::{DType, StoredId, StoredTensor};
@@ -53,6 +54,7 @@ pub(in crate::checkpoint) fn pair(declared: &Declared, tensors: &[StoredTensor])
             }
         }
     }
+    pairing.problems.extend(unknown(declared, &pairing.logical));
     let packed = !pairing.logical.is_empty();
     for at in (0..tensors.len()).filter(|&at| !stored.taken[at]) {
         let (id, tensor) = (StoredId(at as u32), &tensors[at]);
@@ -74,6 +76,13 @@ pub(in crate::checkpoint) fn pair(declared: &Declared, tensors: &[StoredTensor])
         pairing.unused.clear();
     }
     pairing
+}
+
+/// A method of an unknown name: what its codes mean is not guessed.
+fn unknown(declared: &Declared, packed: &[LogicalTensor]) -> Option<StorageProblem> {
+    let method = declared.unknown()?.to_owned();
+    let tensor = packed.iter().find(|tensor| matches!(tensor.recipe, Recipe::Scaled(_)))?.name.to_string();
+    Some(StorageProblem::Method { tensor, method, known: METHODS.map(str::to_owned).to_vec() })
 }
 
 fn is_ternary(stored: &Stored<'_>, weight: &str, scale: &StoredTensor) -> bool {

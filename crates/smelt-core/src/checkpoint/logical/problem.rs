@@ -71,6 +71,19 @@ pub enum StorageProblem {
         /// What the config says.
         declared: String,
     },
+    /// A method that smelt does not know, with weights that need decoding.
+    #[error(
+        "`{tensor}` is quantized by the method `{method}`, which smelt does not read; it reads {}",
+        .known.join(", ")
+    )]
+    Method {
+        /// The first such weight.
+        tensor: String,
+        /// What the config calls it.
+        method: String,
+        /// Those that smelt reads.
+        known: Vec<String>,
+    },
     /// Something that no format smelt reads has.
     #[error("`{tensor}` is {found}, which is no format that smelt reads{declared}")]
     Unknown {

@@ -28,6 +28,7 @@ pub(super) type Rule<T> = Result<T, StorageProblem>;
 pub(super) fn packed(declared: &Declared, stored: &Stored<'_>, id: StoredId, tensor: &StoredTensor) -> Found {
     let codes = Packed { declared, stored, id, tensor };
     let made = match (tensor.dtype, codes.ending()) {
+        _ if !is_countable(&tensor.shape) => return Found::Nothing,
         (DType::U8, Ending::Blocks) => codes.blocks(),
         (DType::U8 | DType::I32, Ending::WeightPacked) => codes.compressed(),
         (DType::I32, Ending::QWeight) => codes.qweight(),
@@ -42,9 +43,20 @@ pub(super) fn packed(declared: &Declared, stored: &Stored<'_>, id: StoredId, ten
         _ => return Found::Nothing,
     };
     match made {
+        Ok(logical) if logical.shape.contains(&0) => {
+            Found::Problem(Box::new(codes.unknown("without a single weight".to_owned())))
+        }
         Ok(logical) => Found::Tensor(Box::new(logical)),
         Err(problem) => Found::Problem(Box::new(problem)),
     }
+}
+
+/// Elements beyond which sums over a shape may not fit 64 bits. Only a tensor without any may say more.
+const COUNTABLE: u64 = 1 << 48;
+
+fn is_countable(shape: &[u64]) -> bool {
+    let sides = shape.iter().filter(|&&side| side > 0);
+    sides.fold(1u64, |all, &side| all.saturating_mul(side)) <= COUNTABLE
 }
 
 /// `BitNet`: three values, four to a byte, and one scale. MLX's model takes both as they are.
@@ -192,6 +204,26 @@ impl<'a> Packed<'a> {
         if *companion.shape == *wanted { Ok(()) } else { Err(self.shape(companion, format!("{wanted:?}"))) }
     }
 
+    /// Refuses codes of another width than the config says.
+    fn has_bits(&self, companion: &StoredTensor, bits: u64) -> Rule<()> {
+        if self.declared.allows(|weights| weights.bits.is_none_or(|declared| declared == bits)) {
+            return Ok(());
+        }
+        let declared =
+            self.declared.bits().map_or_else(|| "other widths".to_owned(), |n| format!("{n} bits"));
+        Err(self.config(companion, format!("codes of {bits} bits with their scales"), declared))
+    }
+
+    /// Refuses floats of another kind than `fmt` says.
+    fn has_fmt(&self, companion: &StoredTensor, found: &str) -> Rule<()> {
+        match &self.declared.fmt {
+            Some(fmt) if !found.to_lowercase().ends_with(fmt) => {
+                Err(self.config(companion, format!("{found} with its scale"), format!("`fmt` is {fmt}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// E4M3 or E5M2 with scales for blocks, channels or all.
     fn fp8(&self) -> Rule<LogicalTensor> {
         let (code, words) = match self.tensor.dtype {
@@ -207,7 +239,11 @@ impl<'a> Packed<'a> {
             self.grid(scale, &self.tensor.shape, Limits { block: self.declared.block, group: None })?;
         let (_, rows, cols) = matrices(&self.tensor.shape);
         let codes = Codes { id: self.id, bits: 8, rows, cols, order: Order::Rows, element: 1 };
-        let words = format!("{words} with {}", self.scale_words(&scales, scale.1));
+        self.has_bits(scale.1, 8)?;
+        self.has_fmt(scale.1, words)?;
+        let mx = code == Code::E4m3 && scales.kind == Kind::Power && scales.block == (1, 32);
+        let known_as = if mx { " (MXFP8)" } else { "" };
+        let words = format!("{words} with {}{known_as}", self.scale_words(&scales, scale.1));
         let recipe = Scaled {
             words,
             code,
@@ -252,6 +288,11 @@ impl<'a> Packed<'a> {
         let group = if second.is_some() { 16 } else { 32 };
         let group = self.declared.group_size().filter(|_| second.is_some()).unwrap_or(group);
         let scales = self.grid(scale, &shape, Limits { block: None, group: Some(group) })?;
+        self.has_bits(scale.1, 4)?;
+        if !self.declared.allows(|weights| weights.group_size.is_none_or(|declared| declared == group)) {
+            let declared = format!("groups of {}", self.declared.group_size().unwrap_or(0));
+            return Err(self.config(scale.1, format!("in groups of {group}"), declared));
+        }
         let (lead, rows, cols) = matrices(&shape);
         let second_grid = |(part, divides): (Part<'a>, bool)| {
             if part.1.dtype != DType::F32 {
@@ -291,6 +332,7 @@ impl<'a> Packed<'a> {
         let (name, shape) = (&self.tensor.name, self.tensor.shape.to_vec());
         let group = self.declared.group_size();
         let scales = self.grid(scale, &shape, Limits { block: self.declared.block, group })?;
+        self.has_bits(scale.1, 8)?;
         let (_, rows, cols) = matrices(&shape);
         let codes = Codes { id: self.id, bits: 8, rows, cols, order: Order::Rows, element: 1 };
         let zero = match self.stored.find(&format!("{name}_zero_point")) {
@@ -332,142 +374,6 @@ impl<'a> Packed<'a> {
         }
     }
 
-    /// Integers packed into words along the rows, with half their range added.
-    fn integers(&self, stem: &str, scale: Part<'a>) -> Rule<LogicalTensor> {
-        let bits = self.declared.bits().unwrap_or(4);
-        if !matches!(bits, 2 | 4 | 8) {
-            return Err(self.unknown(format!("packed integers of {bits} bits")));
-        }
-        let Some(float) = scale.1.dtype.float() else {
-            return Err(self.dtype(scale.1, "F32, BF16 or F16"));
-        };
-        let each = 32 / bits;
-        let mut shape = self.tensor.shape.to_vec();
-        let words = shape.last().copied().unwrap_or(0);
-        let groups = scale.1.shape.last().copied().unwrap_or(1);
-        let group = self.declared.group_size().filter(|_| groups > 1);
-        // With groups the row is as long as they are; the last word may be filled up.
-        let cols = group.map_or(words * each, |group| groups * group);
-        if cols.div_ceil(each) != words {
-            let found = format!("{words} words of {each} codes a row with {groups} scales");
-            return Err(self.config(scale.1, found, format!("groups of {}", group.unwrap_or(0))));
-        }
-        if let Some(last) = shape.last_mut() {
-            *last = cols;
-        }
-        let (lead, rows, cols) = matrices(&shape);
-        let group = group.unwrap_or(cols / groups.max(1));
-        let scales = self.grid(scale, &shape, Limits { block: None, group: Some(group) })?;
-        let codes = Codes { id: self.id, bits: bits as u8, rows, cols, order: Order::Rows, element: 4 };
-        let half = (1u32 << (bits - 1)) as f32;
-        let zero = match self.stored.find(&format!("{stem}_zero_point")) {
-            None => Zero::Same(half),
-            Some((_, zero)) if zero.dtype != DType::I32 => return Err(self.dtype(zero, "I32")),
-            Some((id, zero)) => {
-                let (_, _, groups) = matrices(&scale.1.shape);
-                let wanted = [&shape[..shape.len() - 2], &[rows.div_ceil(each), groups]].concat();
-                self.has_shape(zero, &wanted)?;
-                let codes =
-                    Codes { id, bits: bits as u8, rows, cols: groups, order: Order::ColumnWords, element: 4 };
-                Zero::Stored { codes, signed: false, plus: 0.0 }
-            }
-        };
-        let symmetric = matches!(zero, Zero::Same(_));
-        if !self.declared.allows(|weights| weights.symmetric.is_none_or(|declared| declared == symmetric)) {
-            let found = if symmetric { "without zero points" } else { "with zero points" };
-            return Err(self.config(scale.1, found.to_owned(), format!("symmetric is {}", !symmetric)));
-        }
-        let order = self.stored.find(&format!("{stem}_g_idx"));
-        let order = order.map(|part| self.order(part, cols)).transpose()?;
-        let said = self.stored.find(&format!("{stem}_shape")).map(|(id, _)| id).filter(|_| lead == 1);
-        let words = format!(
-            "{bits}-bit integers, {}, groups of {group} (compressed-tensors)",
-            if symmetric { "symmetric" } else { "with zero points" }
-        );
-        let recipe =
-            Scaled { words, code: Code::Unsigned, codes, scales, second: None, zero, order, shape: said };
-        let dtype = if float == smelt_kernels::Float::F32 { DType::BF16 } else { scale.1.dtype };
-        Ok(logical(stem, dtype, shape, recipe))
-    }
-
-    /// The group of each column.
-    fn order(&self, (id, order): Part<'a>, cols: u64) -> Rule<StoredId> {
-        if order.dtype != DType::I32 {
-            return Err(self.dtype(order, "I32"));
-        }
-        self.has_shape(order, &[cols])?;
-        Ok(id)
-    }
-
-    /// AWQ and GPTQ: rows and columns exchanged, zero points packed like the codes of AWQ.
-    fn qweight(&self) -> Rule<LogicalTensor> {
-        let stem = self.stem(".qweight");
-        let scale = self.needed(stem, ".scales")?;
-        let zeros = self.needed(stem, ".qzeros")?;
-        if !matches!(scale.1.dtype, DType::F16 | DType::BF16 | DType::F32) {
-            return Err(self.dtype(scale.1, "F16, BF16 or F32"));
-        }
-        let (&[high, wide], &[groups, rows]) = (&*self.tensor.shape, &*scale.1.shape) else {
-            return Err(self.shape(scale.1, "two axes each".to_owned()));
-        };
-        let bits = self.declared.bits().unwrap_or(4);
-        if !matches!(bits, 2 | 4 | 8) {
-            return Err(self.unknown(format!("packed integers of {bits} bits")));
-        }
-        let each = 32 / bits;
-        let awq = wide * each == rows && wide != rows;
-        if !awq && wide != rows {
-            return Err(self.shape(scale.1, format!("[.., {}] (AWQ) or [.., {wide}] (GPTQ)", wide * each)));
-        }
-        if awq && bits != 4 {
-            return Err(self.unknown(format!("AWQ of {bits} bits")));
-        }
-        self.method(scale.1, if awq { "awq" } else { "gptq" })?;
-        let cols = if awq { high } else { high * each };
-        if groups == 0 || cols % groups != 0 {
-            return Err(self.shape(scale.1, format!("as many rows as there are groups of {cols}")));
-        }
-        let group = cols / groups;
-        let other = |declared| declared != group && !(groups == 1 && declared >= cols);
-        if self.declared.group_size().is_some_and(other) {
-            let declared = format!("groups of {}", self.declared.group_size().unwrap_or(0));
-            return Err(self.config(scale.1, format!("in groups of {group}"), declared));
-        }
-        self.has_shape(zeros.1, &[groups, rows.div_ceil(each)])?;
-        if zeros.1.dtype != DType::I32 {
-            return Err(self.dtype(zeros.1, "I32"));
-        }
-        let kind = Kind::of(scale.1.dtype).expect("it is a float");
-        let scales =
-            Grid { id: scale.0, kind, block: (1, group), size: (rows, groups), for_each: true, turned: true };
-        let order = if awq { Order::ColumnsMixed } else { Order::RowWords };
-        let zero_order = if awq { Order::ColumnsMixed } else { Order::Columns };
-        let bits = bits as u8;
-        let codes = Codes { id: self.id, bits, rows, cols, order, element: 4 };
-        let zero = Codes { id: zeros.0, bits, rows, cols: groups, order: zero_order, element: 4 };
-        let plus = if awq || self.declared.zeros_as_they_are { 0.0 } else { 1.0 };
-        let zero = Zero::Stored { codes: zero, signed: false, plus };
-        let order = self.stored.find(&format!("{stem}.g_idx")).filter(|_| !awq);
-        let order = order.map(|part| self.order(part, cols)).transpose()?;
-        let words = format!("{bits}-bit integers, groups of {group} ({})", if awq { "AWQ" } else { "GPTQ" });
-        let recipe =
-            Scaled { words, code: Code::Unsigned, codes, scales, second: None, zero, order, shape: None };
-        Ok(logical(&format!("{stem}.weight"), scale_dtype(scale.1), vec![rows, cols], recipe))
-    }
-
-    /// Refuses a format that the config calls by another name.
-    fn method(&self, companion: &StoredTensor, found: &str) -> Rule<()> {
-        let other = if found == "awq" { "gptq" } else { "awq" };
-        if self.declared.method.as_deref() == Some(other) {
-            return Err(self.config(
-                companion,
-                format!("packed as {found} packs them"),
-                format!("`{other}`"),
-            ));
-        }
-        Ok(())
-    }
-
     /// gpt-oss: blocks of 32 along the inputs, of a weight that multiplies from the right.
     fn blocks(&self) -> Rule<LogicalTensor> {
         let stem = self.stem("_blocks");
@@ -492,11 +398,11 @@ impl<'a> Packed<'a> {
 }
 
 /// A tensor that is scaled.
-fn logical(name: &str, dtype: DType, shape: Vec<u64>, recipe: Scaled) -> LogicalTensor {
+pub(super) fn logical(name: &str, dtype: DType, shape: Vec<u64>, recipe: Scaled) -> LogicalTensor {
     LogicalTensor { name: name.into(), dtype, shape: shape.into(), recipe: Recipe::Scaled(Box::new(recipe)) }
 }
 
 /// The dtype of integers that are scaled: that of the scales, if it is one of 16 bits.
-fn scale_dtype(scale: &StoredTensor) -> DType {
+pub(super) fn scale_dtype(scale: &StoredTensor) -> DType {
     if scale.dtype == DType::F32 { DType::BF16 } else { scale.dtype }
 }

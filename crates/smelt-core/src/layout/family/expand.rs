@@ -11,7 +11,7 @@ use super::value::{Env, Facts, Value, ValueError};
 use crate::checkpoint::{Config, TensorId};
 use crate::layout::catalog::Catalog;
 use crate::layout::graph::Graph;
-use crate::layout::{Dropped, Layout, Module, Output, Own, Problem};
+use crate::layout::{Dropped, Layout, Module, MtpRules, Output, Own, Problem};
 
 /// Expands `family` for a checkpoint with this config and these tensors.
 ///
@@ -174,13 +174,15 @@ impl<'a> Expansion<'a> {
     fn finish(mut self) -> Result<Layout, Vec<Problem>> {
         self.forgive_towers();
         let Self { family, env, catalog, graph, outputs, claimed, mut problems, .. } = self;
-        let mut layout = Layout { graph, outputs, ..Layout::default() };
+        let mtp = mtp_rules(family, &env);
+        let mut layout = Layout { graph, outputs, mtp, ..Layout::default() };
         let patterns: Vec<Template> = family.drops.iter().map(|rule| env.pattern(&rule.pattern)).collect();
         for id in (0..catalog.count()).filter(|&id| !claimed[id as usize]).map(TensorId) {
             let name = catalog.info(id).name;
             match dropping(&family.drops, &patterns, name, &env) {
                 Ok(Some(rule)) => {
-                    layout.dropped.push(Dropped { tensor: name.to_owned(), why: rule.why.clone() });
+                    let DropRule { why, mtp, .. } = rule;
+                    layout.dropped.push(Dropped { tensor: name.to_owned(), why: why.clone(), mtp: *mtp });
                 }
                 // With other problems this is often only their echo, but it may be their cause.
                 Ok(None) => problems.push(Problem::Unclaimed { tensor: name.to_owned() }),
@@ -195,6 +197,18 @@ impl<'a> Expansion<'a> {
             }
         }
         if problems.is_empty() { Ok(layout) } else { Err(problems) }
+    }
+}
+
+/// What is stored of layers that predict further tokens, with the family's texts filled in.
+fn mtp_rules(family: &Family, env: &Env<'_>) -> MtpRules {
+    let filled = |forms: &[Template]| forms.iter().map(|form| env.pattern(form)).collect();
+    let MtpRules { model_type, dense, keep, experts } = &family.mtp;
+    MtpRules {
+        model_type: model_type.clone(),
+        dense: filled(dense),
+        keep: filled(keep),
+        experts: experts.clone(),
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::syntax::{Expr, SyntaxError, parse};
 use super::template::{Template, TemplateError};
-use crate::layout::{ModuleClass, Role};
+use crate::layout::{ModuleClass, MtpExperts, MtpRules, Role};
 
 /// A parsed family.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct Family {
     pub groups: Vec<Group>,
     /// Tensors that are left out.
     pub drops: Vec<DropRule>,
+    /// How the layers that predict further tokens are stored where they are wanted.
+    pub mtp: MtpRules,
     /// Keys of the config that the result changes, because its tensors are not the source's.
     pub config: IndexMap<String, Expr>,
 }
@@ -98,6 +100,8 @@ pub struct DropRule {
     pub when: Option<Expr>,
     /// Why.
     pub why: String,
+    /// Whether they belong to layers that predict further tokens.
+    pub mtp: bool,
 }
 
 /// Why a family file is refused.
@@ -130,6 +134,21 @@ pub enum FamilyError {
         /// The place.
         place: String,
     },
+    /// The role of what is written apart, on a parameter of the model.
+    #[error("in `{key}`: the role `mtp` is for what `[mtp]` writes apart from the model")]
+    Mtp {
+        /// The name.
+        key: String,
+    },
+    /// A place that is none of an expert, or nothing to make of the experts.
+    #[error(
+        "in `mtp.experts.{key}`: the name of one expert's tensor has the place `{{expert}}` and becomes one name, \
+         that of a tensor of all has no place and becomes one or more"
+    )]
+    MtpExperts {
+        /// The name.
+        key: String,
+    },
     /// Own bits for something that is not quantized, or half of a format.
     #[error(
         "in `{key}`: `bits` and `group_size` go together, on a `module`, in a format that MLX has; `quantize = false` goes alone"
@@ -161,6 +180,25 @@ struct FamilyToml {
     group: Vec<GroupToml>,
     #[serde(default)]
     drop: Vec<DropToml>,
+    #[serde(default)]
+    mtp: MtpToml,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct MtpToml {
+    model_type: Option<String>,
+    dense: Vec<String>,
+    keep: Vec<String>,
+    experts: IndexMap<String, Names>,
+}
+
+/// One name, or a list of them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Names {
+    One(String),
+    Many(Vec<String>),
 }
 
 #[derive(Deserialize)]
@@ -217,6 +255,8 @@ struct DropToml {
     tensors: String,
     when: Option<String>,
     why: String,
+    #[serde(default)]
+    mtp: bool,
 }
 
 /// Most families are of language models.
@@ -250,6 +290,7 @@ impl Family {
             lets,
             experts: experts.transpose()?,
             groups,
+            mtp: parse_mtp(file.mtp)?,
             drops: file.drop.into_iter().map(parse_drop).collect::<Result<_, _>>()?,
             indices,
         })
@@ -270,6 +311,9 @@ fn parse_tensor(
     let name = template(key, key)?;
     if let Some(place) = name.places().into_iter().find(|place| !known(place)) {
         return Err(FamilyError::Index { key: key.to_owned(), place: place.to_owned() });
+    }
+    if rule.role == Role::Mtp {
+        return Err(FamilyError::Mtp { key: key.to_owned() });
     }
     Ok(TensorRule {
         shape: rule.shape.as_deref().map(|text| shape(key, text)).transpose()?,
@@ -333,7 +377,30 @@ fn parse_drop(drop: DropToml) -> Result<DropRule, FamilyError> {
         pattern: template(&drop.tensors, &drop.tensors)?,
         when: condition(&drop.tensors, drop.when.as_deref())?,
         why: drop.why,
+        mtp: drop.mtp,
     })
+}
+
+fn parse_mtp(mtp: MtpToml) -> Result<MtpRules, FamilyError> {
+    let forms = |texts: Vec<String>| texts.iter().map(|text| template(text, text)).collect::<Result<_, _>>();
+    Ok(MtpRules {
+        model_type: mtp.model_type,
+        dense: forms(mtp.dense)?,
+        keep: forms(mtp.keep)?,
+        experts: mtp.experts.into_iter().map(parse_experts).collect::<Result<_, _>>()?,
+    })
+}
+
+fn parse_experts((key, names): (String, Names)) -> Result<MtpExperts, FamilyError> {
+    let from = template(&key, &key)?;
+    let to = match names {
+        Names::One(name) => vec![name],
+        Names::Many(names) => names,
+    };
+    match (&from.places()[..], to.len()) {
+        (&["expert"], 1) | (&[], 1..) => Ok(MtpExperts { from, to }),
+        _ => Err(FamilyError::MtpExperts { key }),
+    }
 }
 
 /// A shape is a list without brackets: `"vocab_size, hidden_size"`.

@@ -123,16 +123,4 @@ pub enum BitsError {
         /// Why.
         why: String,
     },
-    /// Importance of another model.
-    #[error(
-        "the importance of `{module}` is {} × {} weights, which do not fit its shape {shape:?}; it is of another model", .found.0, .found.1
-    )]
-    Channels {
-        /// The module.
-        module: String,
-        /// Entries, and channels of each.
-        found: (u64, u64),
-        /// The weight's shape.
-        shape: Vec<u64>,
-    },
 }

@@ -37,7 +37,7 @@ impl LayerPrior {
 }
 
 /// The layer that a module's path names first, if it names one.
-pub(super) fn layer_of(module: &str) -> Option<u64> {
+pub(crate) fn layer_of(module: &str) -> Option<u64> {
     module.split('.').find_map(|part| part.parse().ok())
 }
 

@@ -19,6 +19,7 @@ use smelt_kernels::{Format, Mode};
 pub use error::BitsError;
 pub use fit::Fit;
 pub use layers::LayerPrior;
+pub(crate) use layers::layer_of;
 pub use level::Level;
 pub use scope::{Candidate, Free, Scope};
 

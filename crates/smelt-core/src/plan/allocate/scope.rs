@@ -29,7 +29,7 @@ pub struct Scope {
     pub modules: Vec<Free>,
     /// Modules that share a format, by their places in `modules`; most are alone.
     units: Vec<Vec<usize>>,
-    /// Bytes of everything else.
+    /// Bytes of everything else in the model.
     pub fixed_bytes: u64,
     /// Whether rules bound some module.
     pub bounded: bool,
@@ -80,7 +80,7 @@ impl Scope {
             bounded: false,
         };
         let (mut modules, mut keys, mut fixed_bytes) = (Vec::new(), Vec::new(), 0);
-        for (place, task) in plan.tasks.iter().enumerate() {
+        for (place, task) in plan.model_tasks().iter().enumerate() {
             let output = outputs.get(task.name.as_str()).copied();
             match output.map(|output| found.module(place, task, output, options)).transpose()?.flatten() {
                 Some(module) => {

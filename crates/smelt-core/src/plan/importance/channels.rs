@@ -1,13 +1,6 @@
-//! How much the inputs of a module matter: a weight for each input channel, the mean square of what
-//! passes through it on some text, up to a factor. The error of a weight counts by its channel's.
+//! The weights of a module's input channels, as a block needs them.
 
-use std::collections::HashMap;
-
-use super::Task;
-use crate::error::Result;
-use crate::plan::allocate::BitsError;
-
-/// The weights of one module's input channels.
+/// Weights of input channels: for all of a module, or for some of its experts one after another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Channels {
     /// One weight a channel, not negative; where entries of the first axis (experts) have weights of
@@ -31,6 +24,14 @@ impl Channels {
         self.values.len() / self.width
     }
 
+    /// The weights of an entry.
+    ///
+    /// # Panics
+    /// If there is none of this number.
+    pub fn entry(&self, index: usize) -> &[f32] {
+        &self.values[index * self.width..][..self.width]
+    }
+
     /// The weights that hold at an element of a tensor whose entries have `entry` elements, from that
     /// element's channel up to the end of its row, and how many elements on they hold: to the end of
     /// the row, or where the element begins a row to the end of the entry, or for ever if all share them.
@@ -45,66 +46,6 @@ impl Channels {
             _ => width - channel,
         };
         (&row[channel as usize..], left)
-    }
-}
-
-/// The weights of many modules.
-#[derive(Clone, Debug, Default)]
-pub struct Importance {
-    modules: HashMap<String, Channels>,
-    /// What tells these weights from others.
-    digest: String,
-}
-
-impl Importance {
-    /// Weights by module path; `digest` is what tells them from others, such as a hash of their file.
-    pub fn new(modules: HashMap<String, Channels>, digest: String) -> Self {
-        Self { modules, digest }
-    }
-
-    /// The weights of a module, if there are any.
-    pub fn of(&self, module: &str) -> Option<&Channels> {
-        self.modules.get(module)
-    }
-
-    /// What tells these weights from others.
-    pub fn digest(&self) -> &str {
-        &self.digest
-    }
-
-    /// How many modules have weights.
-    pub fn len(&self) -> usize {
-        self.modules.len()
-    }
-
-    /// Whether no module has.
-    pub fn is_empty(&self) -> bool {
-        self.modules.is_empty()
-    }
-
-    /// Bytes that the weights take.
-    pub fn bytes(&self) -> u64 {
-        self.modules.values().map(|channels| 4 * channels.values.len() as u64).sum()
-    }
-
-    /// Refuses weights that do not fit the tasks that have them.
-    ///
-    /// # Errors
-    /// [`BitsError::Channels`] naming the first module.
-    pub fn check(&self, tasks: &[Task]) -> Result<()> {
-        for task in tasks {
-            let Some(channels) = self.of(task.module()) else { continue };
-            let width = task.shape.last().copied().unwrap_or(0);
-            let entries = channels.entries() as u64;
-            let fits = channels.width as u64 == width
-                && (entries == 1 || (task.shape.len() > 2 && task.shape[0] == entries));
-            if !fits {
-                let found = (entries, channels.width as u64);
-                let module = task.module().to_owned();
-                return Err(BitsError::Channels { module, found, shape: task.shape.clone() }.into());
-            }
-        }
-        Ok(())
     }
 }
 

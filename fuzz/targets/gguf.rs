@@ -1,0 +1,9 @@
+//! Importance as the imatrix of llama.cpp in GGUF: any bytes behind the first four are refused or give weights.
+#![no_main]
+
+#[path = "shared/importance.rs"]
+mod importance;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| importance::check([b"GGUF", data].concat()));
