@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from checkpoints import Variant, manifest_tensors, write_json, write_tensors
+from compare import resolve
 from conftest import Smelt
 from pairs import MANIFESTS
 
@@ -113,3 +114,22 @@ def test_text_only(source: Path, tmp_path: Path, smelt: Smelt) -> None:
     assert steps
     names = mx.load(str(tmp_path / "out" / "model.safetensors"))
     assert not [name for name in names if "visual" in name or "vision" in name]
+
+
+def test_like_a_model_of_mlx_vlm(source: Path, tmp_path: Path, smelt: Smelt) -> None:
+    """Widths of a model with a tower are copied, for all of it and for its language model alone."""
+    from mlx_vlm.convert import convert
+
+    theirs = tmp_path / "theirs"
+    convert(str(source), str(theirs), quantize=True, quant_predicate="mixed_3_6")
+    expected = resolve(theirs)
+    assert len(set(expected.values())) > 2
+    smelt.run("quantize", source, "-o", tmp_path / "all", "--strict", "--like", theirs)
+    assert resolve(tmp_path / "all") == expected
+    text = ("--text-only", "--like", theirs)
+    done = smelt.run("quantize", source, "-o", tmp_path / "text", *text)
+    found = resolve(tmp_path / "text")
+    quantized = {module: fmt for module, fmt in found.items() if fmt}
+    inside = {name: fmt for name, fmt in expected.items() if fmt and "vision" not in name}
+    assert quantized == inside
+    assert "not in" not in done.stderr

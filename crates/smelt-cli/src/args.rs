@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Discover(DiscoverArgs),
     /// List the model families that smelt knows
     Families(FamiliesArgs),
+    /// List mlx-lm's recipes and oMLX's levels with their bits
+    Recipes(RecipesArgs),
 }
 
 impl Command {
@@ -57,6 +59,7 @@ impl Command {
             Self::Verify(args) => args.json,
             Self::Diff(args) => args.json,
             Self::Families(args) => args.wants_json(),
+            Self::Recipes(args) => args.json,
             Self::Discover(_) | Self::Report(_) => false,
         }
     }
@@ -235,6 +238,13 @@ impl LibraryArg {
             Self::MlxVlm => "mlx-vlm",
         }
     }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RecipesArgs {
+    /// Write JSON to standard output
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -58,6 +58,10 @@ fn dispatch(command: &Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Report(args) => commands::report::run(args),
         Command::Discover(args) => commands::discover::run(args),
         Command::Families(args) => commands::families::run(args, printer),
+        Command::Recipes(_) => {
+            commands::recipes::run(printer);
+            Ok(())
+        }
     }
 }
 

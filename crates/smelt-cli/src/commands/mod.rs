@@ -8,6 +8,7 @@ pub(crate) mod inspect;
 pub(crate) mod plan;
 pub(crate) mod quantize;
 pub(crate) mod recipe;
+pub(crate) mod recipes;
 pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod verify;

@@ -31,6 +31,7 @@ fn help() {
       discover  Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a
                 weight
       families  List the model families that smelt knows
+      recipes   List mlx-lm's recipes and oMLX's levels with their bits
       help      Print this message or the help of the given subcommand(s)
 
     Options:
@@ -271,6 +272,7 @@ fn nothing_asked() {
       discover  Ask the installed mlx-lm or mlx-vlm how it lays a checkpoint out, without reading a
                 weight
       families  List the model families that smelt knows
+      recipes   List mlx-lm's recipes and oMLX's levels with their bits
       help      Print this message or the help of the given subcommand(s)
 
     Options:
@@ -367,4 +369,32 @@ fn families() {
     --- stderr
     error: smelt has no family `nothing`
     ");
+}
+
+#[test]
+fn recipes() {
+    let place = Place::new();
+    assert_snapshot!(place.run("recipes"), @"
+    exit 0
+    --- stdout
+    option                         bits  who gets them
+    --recipe mixed_2_6          2 and 6  the high width for the head, and for values and down projections of some layers
+    --recipe mixed_3_4          3 and 4  the high width for the head, and for values and down projections of some layers
+    --recipe mixed_3_6          3 and 6  the high width for the head, and for values and down projections of some layers
+    --recipe mixed_4_6          4 and 6  the high width for the head, and for values and down projections of some layers
+    --level oq2         3.00 on average  the least predicted loss
+    --level oq2.5       3.30 on average  the least predicted loss
+    --level oq2.7       3.35 on average  the least predicted loss
+    --level oq3         3.70 on average  the least predicted loss
+    --level oq3.5       4.00 on average  the least predicted loss
+    --level oq4         4.70 on average  the least predicted loss
+    --level oq5         5.70 on average  the least predicted loss
+    --level oq6         6.70 on average  the least predicted loss
+    --level oq8                       8  every module
+    ");
+    let listed = json(&place, "recipes --json");
+    assert_eq!(
+        (&listed["recipes"][0]["bits"][1], &listed["levels"][3]["bits_per_weight"]),
+        (&6.into(), &3.7.into())
+    );
 }

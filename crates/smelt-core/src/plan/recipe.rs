@@ -39,7 +39,8 @@ impl Recipe {
         }
     }
 
-    const fn bits(self) -> (u8, u8) {
+    /// The low and the high width.
+    pub const fn bits(self) -> (u8, u8) {
         match self {
             Self::Mixed2_6 => (2, 6),
             Self::Mixed3_4 => (3, 4),

@@ -32,6 +32,11 @@ const LEVELS: [(&str, f64); 9] = [
 ];
 
 impl Level {
+    /// All of them, without an importance matrix.
+    pub fn all() -> impl Iterator<Item = Self> {
+        LEVELS.into_iter().map(|(name, bits_per_weight)| Self { name, bits_per_weight, weighted: false })
+    }
+
     /// The name of the budget, without the `e`.
     pub fn name(&self) -> &'static str {
         self.name

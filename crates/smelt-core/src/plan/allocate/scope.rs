@@ -11,7 +11,7 @@ use super::knapsack::Choice;
 use super::layers::layer_of;
 use super::prior::{self, Facts};
 use super::{LayerPrior, Request};
-use crate::checkpoint::{Checkpoint, LogicalTensor};
+use crate::checkpoint::Checkpoint;
 use crate::layout::{Graph, Layout, Output, Role};
 use crate::plan::allocate::BitsError;
 use crate::plan::choose::{is_free, native, stored_bytes};
@@ -180,7 +180,7 @@ impl Freedom<'_> {
         if !is_free(output, &verdict, options) {
             return Ok(None);
         }
-        let wishes = Wishes { bounds: verdict.bounds(), native: self.natives.of(output) };
+        let wishes = Wishes { bounds: verdict.bounds(), native: self.natives.of(task, output) };
         let Some(module) = free_module(place, task, self.request, &wishes) else { return Ok(None) };
         if module.candidates.is_empty() {
             let rules = self.ruling.bounding(&verdict);
@@ -201,19 +201,28 @@ struct Wishes {
 /// Finds out in which formats modules can be moved.
 struct Natives<'a> {
     checkpoint: &'a Checkpoint,
+    layout: &'a Layout,
     options: &'a Options,
-    /// For expressions that say so; none where nothing can be.
+    /// A graph to make expressions in, once there are any to make.
     graph: Option<Graph>,
 }
 
 impl<'a> Natives<'a> {
-    fn new(checkpoint: &'a Checkpoint, layout: &Layout, options: &'a Options) -> Self {
-        let plain = checkpoint.logical_tensors().iter().all(LogicalTensor::is_plain);
-        Self { checkpoint, options, graph: (!plain).then(|| layout.graph.clone()) }
+    fn new(checkpoint: &'a Checkpoint, layout: &'a Layout, options: &'a Options) -> Self {
+        Self { checkpoint, layout, options, graph: None }
     }
 
-    fn of(&mut self, output: &Output) -> Option<Format> {
-        native(self.checkpoint, self.graph.as_mut()?, output, self.options)
+    /// The format of a module that can be moved. Most that can are moved in the draft already.
+    fn of(&mut self, task: &Task, output: &Output) -> Option<Format> {
+        if task.moved.is_some() {
+            return task.format.as_ref().map(|spec| spec.0);
+        }
+        let sources = self.layout.graph.sources(output.node);
+        if !sources.iter().all(|&id| self.checkpoint.logical(id).native().is_some()) {
+            return None;
+        }
+        let graph = self.graph.get_or_insert_with(|| self.layout.graph.clone());
+        native(self.checkpoint, graph, output, self.options)
     }
 }
 
