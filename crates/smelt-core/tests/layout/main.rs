@@ -45,6 +45,7 @@ fn task(case: &Case, node: NodeId, format: Option<Format>) -> Task {
         format: format.map(Spec),
         parts: Vec::new(),
         moved: None,
+        weighed: false,
     }
 }
 
