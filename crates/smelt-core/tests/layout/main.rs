@@ -46,6 +46,7 @@ fn task(case: &Case, node: NodeId, format: Option<Format>) -> Task {
         parts: Vec::new(),
         weighed: false,
         moved: None,
+        weighed: false,
     }
 }
 
