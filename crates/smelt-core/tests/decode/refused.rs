@@ -162,6 +162,15 @@ fn what_no_format_has() {
     says(json!({}), &[empty("x.weight", "F8_E4M3FNUZ", &[4, 8])], &["dtype F8_E4M3FNUZ"]);
     let three = [empty("x.weight_packed", "I32", &[8, 8]), empty("x.weight_scale", "BF16", &[8, 1])];
     says(json!({ "quant_method": "gptq", "bits": 3 }), &three, &["packed integers of 3 bits"]);
+    let flat = [empty("x.weight_packed", "I32", &[8]), empty("x.weight_scale", "BF16", &[1])];
+    says(json!({}), &flat, &["`x.weight_packed` is packed integers without rows"]);
+    let nothing = [empty("x.weight", "F8_E4M3", &[0, 8]), empty("x.weight_scale", "F32", &[])];
+    says(json!({}), &nothing, &["`x.weight` is without a single weight"]);
+    let many = [empty("x.weight_packed", "I32", &[8, 1]), empty("x.weight_scale", "BF16", &[8, 9])];
+    says(json!({}), &many, &["`x.weight_scale` has shape [8, 9]", "fewer groups than its 8 columns"]);
+    let vast = json!({ "quant_method": "gptq", "group_size": u64::MAX });
+    let packed = [empty("x.weight_packed", "I32", &[8, 8]), empty("x.weight_scale", "BF16", &[8, 2])];
+    says(vast, &packed, &["`x.weight_packed` and `x.weight_scale`"]);
     let unclear = [empty("x.weight", "F8_E4M3", &[100, 100]), empty("x.weight_scale", "F32", &[7, 3])];
     says(json!({}), &unclear, &["blocks that the config declares"]);
 }
