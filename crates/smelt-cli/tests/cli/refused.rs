@@ -25,9 +25,7 @@ fn shapes_against_the_config() {
     error: the checkpoint does not fit the family `llama`:
       `model.norm.weight` has shape [64], but config.json asks for [128]
     ");
-    assert_snapshot!(changed("llama", |model| drop(model.config.as_object_mut().unwrap().remove("hidden_size"))), @"
-    error: mlx-lm 0.32.2 does not load a model of type `llama` whose config.json has no `hidden_size`; take the config.json that the model was published with, or add the key
-    ");
+    assert_snapshot!(changed("llama", |model| drop(model.config.as_object_mut().unwrap().remove("hidden_size"))), @"error: mlx-lm 0.32.2 does not load a model of type `llama` whose config.json has no `hidden_size`; take the config.json that the model was published with, or add the key");
 }
 
 #[test]
@@ -46,7 +44,10 @@ fn experts() {
 #[test]
 fn models_that_smelt_does_not_know() {
     let said = changed("llama", |model| model.config["model_type"] = json!("llama9"));
-    assert!(said.starts_with("error: smelt has no family for the model type `llama9` (did you mean `llama`"), "{said}");
+    assert!(
+        said.starts_with("error: smelt has no family for the model type `llama9` (did you mean `llama`"),
+        "{said}"
+    );
     assert!(said.contains("--discover") && said.contains("--family"), "{said}");
     assert_snapshot!(changed("llama", |model| model.tensors.push(("model.sinks".to_owned(), vec![4]))), @"
     error: the checkpoint does not fit the family `llama`:
