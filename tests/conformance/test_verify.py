@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,24 @@ def test_vlm_is_sound(workspace: Workspace, tmp_path: Path) -> None:
     events = verdict(workspace, out, "--against", source)
     assert not [f for f in data(events, "finding") if f["severity"] == "error"]
     assert data(events, "done")[0]["library"] == "mlx-vlm"
+
+
+def test_a_layout_of_the_library_takes_the_place_of_a_family(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """What was made by discovery can be held against its source as well."""
+    source, out, file = workspace.source("qwen3_moe"), tmp_path / "out", tmp_path / "layout.json"
+    python = ["--python", sys.executable]
+    workspace.smelt.run("discover", source, "-o", file, *python)
+    workspace.smelt.run("quantize", source, "-o", out, "--layout", file)
+    for how in (["--layout", file], ["--discover", *python]):
+        events = verdict(workspace, out, "--against", source, *how)
+        assert not data(events, "finding")
+        (done,) = data(events, "done")
+        assert (done["family"], done["library"]) == (None, "mlx-lm")
+        assert done["compared"] == done["parameters"]
+    workspace.smelt.run("verify", out, "--layout", file, code=2)
+    refused = workspace.smelt.run(
+        "verify", out, "--against", workspace.source("llama"), "--layout", file, code=1
+    )
+    assert "layout" in refused.stderr

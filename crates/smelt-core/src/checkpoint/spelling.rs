@@ -38,6 +38,9 @@ const HEAD_DIM: [&str; 4] = ["qwen3_moe", "glm4_moe", "exaone4", "exaone_moe"];
 /// Model types whose class in mlx-lm asks for `rope_scaling`, be it null.
 const SCALING: [&str; 2] = ["glm4_moe", "exaone4"];
 
+/// Model types whose class reads `rope_parameters`, and takes no key that it does not know.
+const ROPE_PARAMETERS: [&str; 1] = ["glm_ocr_text"];
+
 /// Model types that count experts by another key.
 const EXPERTS: [&str; 2] = ["qwen3_moe", "mellum"];
 
@@ -53,7 +56,8 @@ pub(super) fn spell_out(text: &mut JsonText, value: &Value) {
         |of: &Map<String, Value>| of.get("model_type").and_then(Value::as_str).map(str::to_owned);
     let model_type = model_type(section).or_else(|| model_type(value.as_object()?)).unwrap_or_default();
     let mut all = counts(section, &model_type);
-    if let Some(rope) = section.get("rope_parameters").and_then(Value::as_object) {
+    let own = ROPE_PARAMETERS.contains(&model_type.as_str());
+    if let Some(rope) = section.get("rope_parameters").and_then(Value::as_object).filter(|_| !own) {
         all.extend(rotary(rope, &model_type));
     }
     all.retain(|(key, value)| section.get(*key).is_none_or(|known| known.is_null() && !value.is_null()));

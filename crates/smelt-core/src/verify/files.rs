@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::finding::{Check, Findings};
 use super::model::{Model, in_full};
-use crate::checkpoint::{CONFIG, Checkpoint, INDEX, JsonText};
+use crate::checkpoint::{CONFIG, Checkpoint, Config, INDEX, JsonText};
 
 /// A tokenizer is one of these, or a `*.tiktoken`.
 const TOKENIZERS: [&str; 8] = [
@@ -29,8 +29,11 @@ const PROCESSORS: [&str; 4] = [
 /// Where a chat template may stand besides `tokenizer_config.json`.
 const TEMPLATES: [&str; 3] = ["chat_template.jinja", "chat_template.json", "additional_chat_templates"];
 
+/// The file of NVIDIA's tools.
+const MODELOPT: &str = "hf_quant_config.json";
+
 /// Files that describe how the source was quantized.
-const SOURCE_QUANTIZATION: [&str; 3] = ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
+const SOURCE_QUANTIZATION: [&str; 3] = [MODELOPT, "quantize_config.json", "quant_config.json"];
 
 /// Endings of files that were never finished.
 const UNFINISHED: [&str; 4] = [".partial", ".tmp", ".incomplete", ".part"];
@@ -46,7 +49,10 @@ pub(super) fn check(model: &Model, source: Option<&Checkpoint>, findings: &mut F
     readable(model, findings);
     for name in SOURCE_QUANTIZATION.into_iter().filter(|name| model.file(name).is_some()) {
         let what = "it describes the quantization of the source, which is not that of the model";
-        findings.warning(Check::Leftovers, name, what, "remove it");
+        // mlx-lm reads this one where config.json speaks of no quantization.
+        let read = name == MODELOPT && !model.config.as_ref().is_some_and(speaks_of_quantization);
+        let add = if read { Findings::error } else { Findings::warning };
+        add(findings, Check::Leftovers, name, what, "remove it");
     }
     if !has_tokenizer(&|name| model.file(name).is_some(), paths(model)) {
         findings.warning(Check::SideFiles, "tokenizer.json", "the model has no tokenizer", COPY);
@@ -63,6 +69,12 @@ pub(super) fn check(model: &Model, source: Option<&Checkpoint>, findings: &mut F
     if let Some(source) = source {
         like_source(model, source, findings);
     }
+}
+
+fn speaks_of_quantization(config: &Config) -> bool {
+    ["quantization", "quantization_config"]
+        .iter()
+        .any(|key| config.get(key).is_some_and(|value| !value.is_null()))
 }
 
 fn paths(model: &Model) -> impl Iterator<Item = &str> {

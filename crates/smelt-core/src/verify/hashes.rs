@@ -35,7 +35,7 @@ impl Hashes {
         let bytes = model.read_file(MANIFEST)?;
         match bytes.map_err(|error| in_full(&error)).and_then(|bytes| parse(&bytes)) {
             Err(why) => {
-                findings.error(Check::Hashes, MANIFEST, format!("it can't be relied on: {why}"), AGAIN)
+                findings.error(Check::Hashes, MANIFEST, format!("it can't be relied on: {why}"), AGAIN);
             }
             Ok(manifest) if manifest.version != MANIFEST_VERSION => {
                 let what =

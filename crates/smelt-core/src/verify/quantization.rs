@@ -7,6 +7,8 @@
 //! * Without an entry a module with scales has the format of the top. mlx-lm from 0.32.2 on takes it from the
 //!   shapes instead; mlx-vlm and older mlx-lm do not, so a module that differs needs its entry.
 //! * mlx-vlm looks a path up without `language_model.` too.
+//! * Without `quantization`, a `quantization_config` with the `quant_method` mxfp4 or mxfp8 stands for that format;
+//!   one without a method is looked at by no loader.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,11 +41,15 @@ struct Dictionary {
     /// The format at the top; `None` if it is missing or smelt does not know it.
     common: Option<Format>,
     entries: BTreeMap<String, Entry>,
+    /// Entries without a `mode`, which are affine then; the top is the empty path.
+    modeless: BTreeSet<String>,
 }
 
 impl Dictionary {
     fn parse(block: &Map<String, Value>, findings: &mut Findings) -> Self {
-        let mut found = Self { common: None, entries: BTreeMap::new() };
+        let mut found = Self::default();
+        let modeless = |block: &Map<String, Value>| block.get("mode").is_none_or(Value::is_null);
+        found.modeless.extend(modeless(block).then(String::new));
         match format(block) {
             Ok(format) => found.common = Some(format),
             Err(why) => findings.error(CHECK, CONFIG, format!("`quantization`: {why}"), EDIT),
@@ -52,18 +58,22 @@ impl Dictionary {
             let entry = match value {
                 Value::Bool(true) => Entry::Common,
                 Value::Bool(false) => Entry::Dense,
-                Value::Object(own) => Entry::Own(match format(own) {
-                    Ok(format) => Some(format),
-                    Err(why) => {
-                        findings.error(CHECK, path, format!("its entry in `quantization`: {why}"), EDIT);
-                        None
-                    }
-                }),
+                Value::Object(own) => {
+                    found.modeless.extend(modeless(own).then(|| path.clone()));
+                    Entry::Own(own_format(path, own, findings))
+                }
                 _ => continue,
             };
             found.entries.insert(path.clone(), entry);
         }
         found
+    }
+
+    /// A format for everything, as some `quant_method` stands for it.
+    fn of_method(method: &str) -> Option<Self> {
+        let mode = [Mode::Mxfp4, Mode::Mxfp8].into_iter().find(|mode| mode.name() == method)?;
+        let (bits, group_size) = mode.defaults();
+        Some(Self { common: Format::new(mode, bits, group_size), ..Self::default() })
     }
 
     /// What it says of a module.
@@ -73,6 +83,11 @@ impl Dictionary {
         let found = found.or_else(|| self.entries.get_key_value(short?));
         found.map(|(key, entry)| (key.as_str(), *entry))
     }
+}
+
+fn own_format(path: &str, own: &Map<String, Value>, findings: &mut Findings) -> Option<Format> {
+    let tell = |why| findings.error(CHECK, path, format!("its entry in `quantization`: {why}"), EDIT);
+    format(own).map_err(tell).ok()
 }
 
 /// The format of a dictionary, by its keys `bits`, `group_size` and `mode`.
@@ -106,9 +121,8 @@ pub(super) fn check(
     let Some(config) = &model.config else {
         return parameters.iter().map(|parameter| alone(parameter, row)).collect();
     };
-    let block = config.get("quantization").and_then(Value::as_object);
-    twin(config, block.is_some(), findings);
-    let dictionary = block.map(|block| Dictionary::parse(block, findings));
+    let packed = parameters.iter().any(Parameter::is_packed);
+    let dictionary = dictionary(config, packed, findings);
     let mut checking = Checking { dictionary: dictionary.as_ref(), row, findings, used: BTreeSet::new() };
     let formats = parameters.iter().map(|parameter| checking.parameter(parameter)).collect();
     let used = checking.used;
@@ -118,27 +132,61 @@ pub(super) fn check(
     formats
 }
 
-/// The copy under another name that other readers look at.
-fn twin(config: &Config, quantized: bool, findings: &mut Findings) {
-    let (block, copy) = (config.get("quantization"), config.get("quantization_config"));
-    let Some(copy) = copy.filter(|copy| !copy.is_null()) else { return };
-    let method = copy.get("quant_method").and_then(Value::as_str);
-    match method {
-        Some(method) if quantized => {
-            let what = format!("`quantization_config` still says `{method}`, the source's quantization");
-            findings.warning(CHECK, CONFIG, what, "make it a copy of `quantization`, or remove it");
+/// The dictionary that the loaders take, and what is wrong with where it stands.
+fn dictionary(config: &Config, packed: bool, findings: &mut Findings) -> Option<Dictionary> {
+    let block = config.get("quantization").and_then(Value::as_object);
+    let copy = config.get("quantization_config").filter(|copy| !copy.is_null());
+    // Where nothing stands at the top, the loaders look into the config of the language model.
+    let nested = || config.get("text_config")?.get("quantization_config").filter(|copy| !copy.is_null());
+    let copy = if block.is_some() { copy } else { copy.or_else(nested) };
+    let method = copy.and_then(|copy| copy.get("quant_method")).and_then(Value::as_str);
+    match (block, copy, method) {
+        (Some(block), ..) => {
+            twin(block, copy, method, findings);
+            Some(Dictionary::parse(block, findings))
         }
-        Some(method) => {
+        (None, Some(_), Some(method)) => of_method(method, packed, findings),
+        (None, Some(Value::Object(copy)), None) if packed => {
+            let what = "the formats stand under `quantization_config` alone, where no loader looks for them";
+            findings.error(CHECK, CONFIG, what, "give config.json a copy of it as `quantization`");
+            Some(Dictionary::parse(copy, findings))
+        }
+        (None, Some(_), None) => {
             let what =
-                format!("`quantization_config` says `{method}`, and the loaders will treat the weights so");
+                "`quantization_config` has no `quant_method`, without which mlx-lm does not load the model";
             findings.error(CHECK, CONFIG, what, "remove it if the weights are plain");
+            None
         }
-        None if block != Some(copy) => {
-            let what = "`quantization_config` is not equal to `quantization`; readers that look at it see another model";
-            findings.error(CHECK, CONFIG, what, EDIT);
-        }
-        None => {}
+        (None, None, _) => None,
     }
+}
+
+/// The copy under another name that other readers look at.
+fn twin(block: &Map<String, Value>, copy: Option<&Value>, method: Option<&str>, findings: &mut Findings) {
+    if let Some(method) = method {
+        let what = format!("`quantization_config` still says `{method}`, the source's quantization");
+        findings.warning(CHECK, CONFIG, what, "make it a copy of `quantization`, or remove it");
+    } else if copy.is_some_and(|copy| copy.as_object() != Some(block)) {
+        let what =
+            "`quantization_config` is not equal to `quantization`; readers that look at it see another model";
+        findings.error(CHECK, CONFIG, what, EDIT);
+    }
+}
+
+/// What a model is to the loaders that has the `quant_method` of a source and no dictionary.
+fn of_method(method: &str, packed: bool, findings: &mut Findings) -> Option<Dictionary> {
+    let dictionary = Dictionary::of_method(method).filter(|_| packed);
+    if dictionary.is_some() {
+        let what = format!(
+            "only `quant_method` says the format, `{method}`; loaders of other programs look for `quantization`"
+        );
+        findings.warning(CHECK, CONFIG, what, "add `quantization` to config.json");
+    } else {
+        let what =
+            format!("`quantization_config` says `{method}`, and the loaders will treat the weights so");
+        findings.error(CHECK, CONFIG, what, "remove it if the weights are plain");
+    }
+    dictionary
 }
 
 /// Entries that belong to no module.
@@ -172,7 +220,7 @@ impl Checking<'_> {
         if let Some((key, _)) = entry {
             self.used.insert(key.to_owned());
         }
-        let entry = entry.map(|(_, entry)| entry);
+        let (key, entry) = entry.unzip();
         match parameter.stored {
             Stored::Plain(tensor) => {
                 if matches!(entry, Some(Entry::Own(_) | Entry::Common)) {
@@ -184,7 +232,7 @@ impl Checking<'_> {
                 }
                 None
             }
-            Stored::Packed(packed) => self.packed(parameter, &packed, entry),
+            Stored::Packed(packed) => self.packed(parameter, &packed, key.zip(entry)),
         }
     }
 
@@ -192,8 +240,9 @@ impl Checking<'_> {
         &mut self,
         parameter: &Parameter<'_>,
         packed: &Packed<'_>,
-        entry: Option<Entry>,
+        entry: Option<(&str, Entry)>,
     ) -> Option<Format> {
+        let (key, entry) = entry.unzip();
         if let Some(why) = packed.mismatch() {
             self.error(parameter, why, AGAIN);
             return None;
@@ -215,17 +264,28 @@ impl Checking<'_> {
         if fitting.contains(&says) {
             return Some(says);
         }
-        self.differs(parameter, says, &fitting, entry.is_some());
+        self.differs(parameter, says, &fitting, key);
         if let [only] = fitting[..] { Some(only) } else { None }
     }
 
-    fn differs(&mut self, parameter: &Parameter<'_>, says: Format, fitting: &[Format], own: bool) {
+    /// Whether nothing says that a format is affine but that no mode is given.
+    fn affine_unsaid(&self, says: Format, key: &str, fitting: &[Format]) -> bool {
+        let other = !fitting.is_empty() && fitting.iter().all(|format| format.mode() != Mode::Affine);
+        says.mode() == Mode::Affine
+            && other
+            && self.dictionary.is_some_and(|dictionary| dictionary.modeless.contains(key))
+    }
+
+    fn differs(&mut self, parameter: &Parameter<'_>, says: Format, fitting: &[Format], key: Option<&str>) {
         let names: Vec<String> = fitting.iter().map(ToString::to_string).collect();
         let shapes = match names.len() {
             0 => "its shapes are those of no format".to_owned(),
             _ => format!("its shapes are those of {}", names.join(" or ")),
         };
-        let what = if own {
+        let what = if self.affine_unsaid(says, key.unwrap_or_default(), fitting) {
+            let place = if key.is_some() { "its entry in `quantization`" } else { "`quantization`" };
+            format!("{place} has no `mode` and so says affine, {shapes}")
+        } else if key.is_some() {
             format!("its entry in `quantization` says {says}, {shapes}")
         } else {
             format!(

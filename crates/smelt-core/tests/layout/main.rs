@@ -46,7 +46,6 @@ fn task(case: &Case, node: NodeId, format: Option<Format>) -> Task {
         parts: Vec::new(),
         weighed: false,
         moved: None,
-        weighed: false,
     }
 }
 

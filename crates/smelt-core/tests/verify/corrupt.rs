@@ -223,10 +223,19 @@ fn broken_dictionary() -> Vec<Case> {
             "no dictionary",
             |model| {
                 config(model, |config| {
-                    config.as_object_mut().unwrap().remove("quantization");
+                    config.as_object_mut().unwrap().retain(|key, _| !key.starts_with("quantization"));
                 });
             },
             Some((Check::Quantization, "lm_head.weight")),
+        ),
+        case(
+            "no dictionary but its copy",
+            |model| {
+                config(model, |config| {
+                    config.as_object_mut().unwrap().remove("quantization");
+                });
+            },
+            Some((Check::Quantization, "config.json")),
         ),
         case(
             "no group size",

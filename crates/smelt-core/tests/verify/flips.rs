@@ -59,7 +59,7 @@ fn places_of_shard(bytes: &[u8]) -> Vec<usize> {
     for (name, entry) in header(bytes).as_object().unwrap() {
         if name != "__metadata__" {
             let at = |end: usize| start + entry["data_offsets"][end].as_u64().unwrap() as usize;
-            places.extend([at(0), (at(0) + at(1)) / 2, at(1) - 1]);
+            places.extend([at(0), usize::midpoint(at(0), at(1)), at(1) - 1]);
         }
     }
     places

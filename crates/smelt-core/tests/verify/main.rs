@@ -12,6 +12,7 @@ mod flips;
 mod predicting;
 mod shards;
 mod sound;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::fs;
