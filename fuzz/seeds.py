@@ -1,6 +1,6 @@
 """Writes a first corpus for each target from the repository's own files.
 
-    python fuzz/seeds.py && cargo +nightly fuzz run header
+python fuzz/seeds.py && cargo +nightly fuzz run header
 """
 
 import io

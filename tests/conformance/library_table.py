@@ -1,9 +1,9 @@
-"""The model types that the installed libraries know, with the keys of config.json that they can't do without.
+"""The model types that the installed libraries know, with the keys that they can't do without.
 
     python tests/conformance/library_table.py > crates/smelt-core/data/libraries.json
 
-Such keys are the fields of the library's dataclass that have no default. Classes that read their config in
-a way of their own have none here: what they need can't be told from the fields.
+Such keys are the fields of the library's dataclass that have no default. Classes that read their
+config in a way of their own have none here: what they need can't be told from the fields.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def modules(package: ModuleType) -> Iterator[tuple[str, ModuleType | None]]:
 
 
 def known(package: str, name: str, base: str) -> dict[str, list[str]]:
-    """All model types, with the keys that the class called `name` needs if it is read as `base` reads it."""
+    """All model types, with the keys that the class `name` needs if `base` reads it."""
     models = importlib.import_module(f"{package}.models")
     usual = getattr(importlib.import_module(f"{package}.models.base"), base).from_dict.__func__
     found: dict[str, list[str]] = {}
@@ -58,7 +58,9 @@ def known(package: str, name: str, base: str) -> dict[str, list[str]]:
     utils = importlib.import_module(f"{package}.utils")
     aliases = {alias: found[name] for alias, name in utils.MODEL_REMAPPING.items() if name in found}
     # What is read by another class for some `architectures` needs no one set of keys.
-    several = {model_type: [] for model_type, _ in getattr(utils, "MODEL_ARCHITECTURE_REMAPPING", ())}
+    several = {
+        model_type: [] for model_type, _ in getattr(utils, "MODEL_ARCHITECTURE_REMAPPING", ())
+    }
     return dict(sorted((found | aliases | several).items()))
 
 
@@ -76,10 +78,14 @@ def text() -> str:
     """With a line for each model type."""
     libraries = []
     for library, entry in table().items():
-        lines = [f"   {json.dumps(name)}: {json.dumps(keys)}" for name, keys in entry["models"].items()]
+        lines = [
+            f"   {json.dumps(name)}: {json.dumps(keys)}" for name, keys in entry["models"].items()
+        ]
         models = ",\n".join(lines)
         head = f'"version": {json.dumps(entry["version"])}'
-        libraries.append(f' {json.dumps(library)}: {{\n  {head},\n  "models": {{\n{models}\n  }}\n }}')
+        libraries.append(
+            f' {json.dumps(library)}: {{\n  {head},\n  "models": {{\n{models}\n  }}\n }}'
+        )
     return "{\n" + ",\n".join(libraries) + "\n}\n"
 
 

@@ -1,7 +1,7 @@
 """Configs as transformers 5 writes them, and as the libraries read them.
 
-The configs come from the installed transformers. A result must load with the values that the config has,
-also where the library has a default for a key that it looks for in another place.
+The configs come from the installed transformers. A result must load with the values that the
+config has, also where the library has a default for a key that it looks for in another place.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import library
-import pytest
 import library_table
+import pytest
 from checkpoints import Variant, load_manifest, manifest_tensors, write_json, write_tensors
 from compare import read_json
 from conftest import ROOT, Smelt

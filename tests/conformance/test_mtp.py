@@ -1,7 +1,7 @@
-"""`--mtp separate`: what predicts further tokens lies beside a model that stock libraries load as ever.
+"""`--mtp separate`: what predicts further tokens lies beside a model that loads as ever.
 
-Values are compared with a dequantization of a few lines of numpy; where mlx-vlm has a drafter for such
-layers, it loads the folder as it is and holds what it makes of the source itself.
+Values are compared with a dequantization of a few lines of numpy; where mlx-vlm has a drafter for
+such layers, it loads the folder as it is and holds what it makes of the source itself.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def test_verify_accepts_it(source: Path, tmp_path: Path, smelt: Smelt) -> None:
 def test_the_drafter_of_mlx_vlm_loads_it(
     source: Path, mode: str, tmp_path: Path, smelt: Smelt
 ) -> None:
-    """Strictly; unquantized it holds what the library makes of the source, norms and experts and all."""
+    """Strictly; unquantized it holds what the library makes of the source."""
     from mlx_vlm.speculative.drafters import load_drafter
 
     mx.set_default_device(mx.cpu)

@@ -83,7 +83,17 @@ fn unit() -> Done {
 fn kills(rest: &[String]) -> Done {
     let count = rest.first().map_or("200", String::as_str);
     let mut command = Command::new("cargo");
-    command.args(["test", "--package", "mlx-smelt", "--test", "cli", "killed", "--", "--nocapture"]);
+    command.args([
+        "test",
+        "--release",
+        "--package",
+        "mlx-smelt",
+        "--test",
+        "cli",
+        "killed",
+        "--",
+        "--nocapture",
+    ]);
     step(&format!("{count} kills"), command.env("SMELT_KILLS", count))
 }
 
