@@ -11,54 +11,60 @@ const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 220.0;
 
 /// Left of and below the drawing, where its numbers are.
-const MARGIN: f64 = 44.0;
+const MARGIN: f64 = 48.0;
+
+/// Left of a frontier, where its losses are.
+const LEFT: f64 = 84.0;
 
 /// Bars of a histogram.
 const BINS: usize = 24;
 
-/// How many tensors have which error, in a chart for each format.
+/// How many tensors have which error, those of a width in its color; errors in logarithm, since each bit
+/// halves them.
 pub(super) fn histogram(tensors: &[TensorReport]) -> String {
-    let mut by_format: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for tensor in tensors {
-        if let Some(error) = tensor.error.filter(|error| error.relative_rmse > 0.0) {
-            by_format.entry(&tensor.stored).or_default().push(error.relative_rmse);
-        }
-    }
-    let bars = by_format.iter().filter(|(_, errors)| errors.len() > 1);
-    let mut text = String::new();
-    for (format, errors) in bars {
-        let _ = writeln!(text, "<h3>{} ({} tensors)</h3>", Escaped(format), errors.len());
-        text.push_str(&bars_of(errors));
-    }
-    text
+    let errors =
+        tensors.iter().filter_map(|tensor| Some((tensor.error?.relative_rmse, tensor.format.as_ref()?)));
+    let errors = errors.filter(|(error, _)| *error > 0.0);
+    let errors: Vec<(f64, u8)> = errors.map(|(error, format)| (error.ln(), format.0.bits())).collect();
+    if errors.len() > 1 { bars_of(&errors) } else { String::new() }
 }
 
-fn bars_of(errors: &[f64]) -> String {
-    let least = errors.iter().copied().fold(f64::MAX, f64::min);
-    let most = errors.iter().copied().fold(f64::MIN, f64::max);
-    let span = (most - least).max(least * 1e-3);
-    let mut bins = [0usize; BINS];
-    for error in errors {
-        bins[(((error - least) / span * BINS as f64) as usize).min(BINS - 1)] += 1;
+/// Bars of logarithms of errors, each of tensors of some bits.
+fn bars_of(errors: &[(f64, u8)]) -> String {
+    let least = errors.iter().map(|(error, _)| *error).fold(f64::MAX, f64::min);
+    let most = errors.iter().map(|(error, _)| *error).fold(f64::MIN, f64::max);
+    let span = (most - least).max(1e-3);
+    let mut bins: [BTreeMap<u8, usize>; BINS] = Default::default();
+    for (error, bits) in errors {
+        let bin = (((error - least) / span * BINS as f64) as usize).min(BINS - 1);
+        *bins[bin].entry(*bits).or_default() += 1;
     }
-    let tallest = bins.iter().copied().max().unwrap_or(1).max(1) as f64;
-    let step = (WIDTH - 2.0 * MARGIN) / BINS as f64;
+    let tallest = bins.iter().map(|bin| bin.values().sum::<usize>()).max().unwrap_or(1).max(1);
+    let unit = (HEIGHT - MARGIN - 10.0) / tallest as f64;
     let mut text = open();
-    for (index, &count) in bins.iter().enumerate() {
-        let height = (HEIGHT - MARGIN - 10.0) * count as f64 / tallest;
+    for (index, bin) in bins.iter().enumerate() {
+        let around = percent((least + span * (index as f64 + 0.5) / BINS as f64).exp());
+        stack(&mut text, index, bin, (unit, &around));
+    }
+    label(&mut text, MARGIN, "start", &percent(least.exp()));
+    label(&mut text, WIDTH - MARGIN, "end", &percent((least + span).exp()));
+    close(text, "tensors by relative error, in logarithm; colors are those of the bits above")
+}
+
+/// A bar of tensors of several widths, one on the other; `unit` is the height of one tensor.
+fn stack(text: &mut String, index: usize, bin: &BTreeMap<u8, usize>, (unit, around): (f64, &str)) {
+    let step = (WIDTH - 2.0 * MARGIN) / BINS as f64;
+    let (x, mut base) = (MARGIN + step * index as f64, HEIGHT - MARGIN);
+    for (bits, &count) in bin {
+        let height = unit * count as f64;
+        base -= height;
         let _ = writeln!(
             text,
-            "<rect class=\"mark\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\"><title>{count} around {}</title></rect>",
-            MARGIN + step * index as f64,
-            HEIGHT - MARGIN - height,
+            "<rect class=\"b{bits}\" x=\"{x:.1}\" y=\"{base:.1}\" width=\"{:.1}\" height=\"{height:.1}\">\
+             <title>{count} of {bits} bits around {around}</title></rect>",
             step - 2.0,
-            percent(least + span * (index as f64 + 0.5) / BINS as f64),
         );
     }
-    label(&mut text, MARGIN, "start", &percent(least));
-    label(&mut text, WIDTH - MARGIN, "end", &percent(least + span));
-    label(&mut text, WIDTH / 2.0, "middle", "relative error");
-    close(text)
 }
 
 /// The sizes that could be had and what each would cost.
@@ -70,7 +76,7 @@ pub(super) fn frontier(report: &Report) -> String {
     let (low, high) = (last.loss.ln(), first.loss.ln());
     let x = |bytes: u64| {
         let span = (last.bytes - first.bytes).max(1) as f64;
-        MARGIN + (WIDTH - 2.0 * MARGIN) * bytes.saturating_sub(first.bytes) as f64 / span
+        LEFT + (WIDTH - LEFT - MARGIN) * bytes.saturating_sub(first.bytes) as f64 / span
     };
     let y = |loss: f64| {
         10.0 + (HEIGHT - MARGIN - 20.0) * (high - loss.ln()) / (high - low).max(f64::MIN_POSITIVE)
@@ -81,36 +87,44 @@ pub(super) fn frontier(report: &Report) -> String {
     let _ = writeln!(text, "<polyline class=\"line\" points=\"{}\"/>", line.join(" "));
     let here = report.totals.tensor_bytes;
     if let Some(at) = points.iter().rev().find(|point| point.bytes <= here) {
-        let _ = writeln!(
-            text,
-            "<circle class=\"here\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"5\"><title>this model: {}</title></circle>",
-            x(here),
-            y(at.loss),
-            bytes(here),
-        );
+        let (x, y) = (x(here), y(at.loss));
+        let _ = writeln!(text, "<circle class=\"here\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\"/>");
+        // The line falls, so there is room to the right of it and above.
+        let (x, anchor) = if x > WIDTH / 2.0 { (x - 4.0, "end") } else { (x + 10.0, "start") };
+        word(&mut text, (x, y - 10.0), anchor, &format!("this model, {}", bytes(here)));
     }
-    label(&mut text, MARGIN, "start", &bytes(first.bytes));
+    word(&mut text, (0.0, 14.0), "start", &loss_of(first));
+    word(&mut text, (0.0, HEIGHT - MARGIN - 6.0), "start", &loss_of(last));
+    label(&mut text, LEFT, "start", &bytes(first.bytes));
     label(&mut text, WIDTH - MARGIN, "end", &bytes(last.bytes));
-    label(&mut text, WIDTH / 2.0, "middle", "size; loss falls from left to right, in logarithm");
-    close(text)
+    close(text, "predicted loss against size, in logarithm")
+}
+
+fn loss_of(point: &Point) -> String {
+    format!("{:.2e}", point.loss)
 }
 
 fn open() -> String {
     format!("<div class=\"wide\"><svg role=\"img\" class=\"chart\" viewBox=\"0 0 {WIDTH} {HEIGHT}\">\n")
 }
 
-fn close(mut text: String) -> String {
+/// With a caption beside the drawing, where it keeps its size on a phone.
+fn close(mut text: String, caption: &str) -> String {
     let base = HEIGHT - MARGIN;
     let _ = writeln!(
         text,
         "<line class=\"axis\" x1=\"{MARGIN}\" y1=\"{base}\" x2=\"{}\" y2=\"{base}\"/>",
         WIDTH - MARGIN
     );
-    text.push_str("</svg></div>\n");
+    let _ = writeln!(text, "</svg></div>\n<p class=\"caption\">{caption}</p>");
     text
 }
 
 fn label(text: &mut String, x: f64, anchor: &str, words: &str) {
-    let y = HEIGHT - MARGIN + 20.0;
-    let _ = writeln!(text, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{}</text>", Escaped(words));
+    word(text, (x, HEIGHT - MARGIN + 20.0), anchor, words);
+}
+
+fn word(text: &mut String, (x, y): (f64, f64), anchor: &str, words: &str) {
+    let words = Escaped(words);
+    let _ = writeln!(text, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>");
 }

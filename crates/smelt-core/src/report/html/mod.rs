@@ -98,7 +98,7 @@ fn header(report: &Report) -> String {
 fn notes(report: &Report) -> String {
     let mut items = String::new();
     for note in &report.notes {
-        let _ = writeln!(items, "<li>{}</li>", Escaped(note));
+        let _ = writeln!(items, "<li>{}</li>", with_code(note));
     }
     let list = if items.is_empty() { items } else { format!("<ul class=\"notes\">\n{items}</ul>\n") };
     section("Different from what was asked, or worth knowing", &list)
@@ -122,7 +122,7 @@ fn rules(report: &Report) -> String {
             reason = Escaped(effect.reason.as_deref().unwrap_or_default()),
         );
     }
-    table(&["rule", "modules", "size", "from", "why"], &rows)
+    table(&["rule", "modules", "size", "from", "why"], &[3, 4], &rows)
 }
 
 fn roles(report: &Report) -> String {
@@ -142,7 +142,7 @@ fn roles(report: &Report) -> String {
             formats = Escaped(&formats.join(", ")),
         );
     }
-    table(&["role", "size", "share", "", "bits per weight", "stored as"], &rows)
+    table(&["role", "size", "share", "", "bits per weight", "stored as"], &[5], &rows)
 }
 
 fn worst(tensors: &[TensorReport]) -> String {
@@ -163,7 +163,7 @@ fn worst(tensors: &[TensorReport]) -> String {
     if rows.is_empty() {
         return rows;
     }
-    table(&["tensor", "stored as", "relative error", "largest difference"], &rows)
+    table(&["tensor", "stored as", "relative error", "largest difference"], &[], &rows)
 }
 
 fn dropped(report: &Report) -> String {
@@ -196,12 +196,27 @@ fn footer(report: &Report) -> String {
     )
 }
 
-/// A table that scrolls sideways where the page is narrow.
-fn table(head: &[&str], rows: &str) -> String {
-    let head = head.join("</th><th>");
+/// A table that scrolls sideways where the page is narrow; the columns `words` hold no numbers.
+fn table(head: &[&str], words: &[usize], rows: &str) -> String {
+    let class = |column| if words.contains(&column) { " class=\"text\"" } else { "" };
+    let cell = |(column, name): (usize, &&str)| format!("<th{}>{name}</th>", class(column));
+    let head: String = head.iter().enumerate().map(cell).collect();
     format!(
-        "<div class=\"wide\">\n<table>\n<thead><tr><th>{head}</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n"
+        "<div class=\"wide\">\n<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n"
     )
+}
+
+/// Words in which names stand between backticks.
+fn with_code(text: &str) -> String {
+    let pieces: Vec<&str> = text.split('`').collect();
+    if pieces.len().is_multiple_of(2) {
+        return Escaped(text).to_string();
+    }
+    let piece = |(index, piece): (usize, &&str)| match index % 2 {
+        0 => Escaped(piece).to_string(),
+        _ => format!("<code>{}</code>", Escaped(piece)),
+    };
+    pieces.iter().enumerate().map(piece).collect()
 }
 
 fn mean_error(tensors: &[TensorReport]) -> Option<f64> {
@@ -248,5 +263,11 @@ mod tests {
     #[test]
     fn nothing_of_a_name_is_read_as_html() {
         assert_eq!(Escaped("<a & \"b\">").to_string(), "&lt;a &amp; &quot;b&quot;&gt;");
+    }
+
+    #[test]
+    fn names_in_notes_are_set_as_code() {
+        assert_eq!(with_code("`a<b` is left"), "<code>a&lt;b</code> is left");
+        assert_eq!(with_code("an odd ` stays"), "an odd ` stays");
     }
 }
