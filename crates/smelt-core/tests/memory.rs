@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use smelt_core::checkpoint::Checkpoint;
 use smelt_core::layout::Family;
 use smelt_core::pipeline::{Run, Silent};
@@ -49,11 +49,62 @@ const HIDDEN: u64 = 1024;
 /// Rows and columns of a weight of FP8 that share a scale.
 const BLOCK: u64 = 128;
 
+/// Weights of AWQ and GPTQ that share a scale.
+const GROUP: u64 = 128;
+
 /// How matrices are stored.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stored {
     Floats,
     Fp8,
+    Nvfp4,
+    Awq,
+    Gptq,
+}
+
+/// A stored tensor: what its name ends in, its dtype with the bytes of one, its shape.
+type Part = (&'static str, (&'static str, u64), Vec<u64>);
+
+impl Stored {
+    /// The tensors of a matrix.
+    fn parts(self, rows: u64, cols: u64) -> Vec<Part> {
+        let (i32, bf16) = (("I32", 4), ("BF16", 2));
+        let groups =
+            vec![("qzeros", i32, vec![cols / GROUP, rows / 8]), ("scales", bf16, vec![cols / GROUP, rows])];
+        let mut parts = match self {
+            Self::Floats => vec![("weight", bf16, vec![rows, cols])],
+            Self::Fp8 => vec![
+                ("weight", ("F8_E4M3", 1), vec![rows, cols]),
+                ("weight_scale_inv", ("F32", 4), vec![rows.div_ceil(BLOCK), cols.div_ceil(BLOCK)]),
+            ],
+            Self::Nvfp4 => vec![
+                ("weight", ("U8", 1), vec![rows, cols / 2]),
+                ("weight_scale", ("F8_E4M3", 1), vec![rows, cols / 16]),
+                ("weight_scale_2", ("F32", 4), vec![]),
+            ],
+            Self::Awq => vec![("qweight", i32, vec![cols, rows / 8])],
+            Self::Gptq => vec![("qweight", i32, vec![cols / 8, rows])],
+        };
+        if matches!(self, Self::Awq | Self::Gptq) {
+            parts.extend(groups);
+        }
+        parts
+    }
+
+    /// What config.json says of it.
+    fn config(self) -> Option<Value> {
+        match self {
+            Self::Floats => None,
+            Self::Fp8 => Some(json!({ "quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK] })),
+            Self::Nvfp4 => Some(json!({ "quant_method": "modelopt", "quant_algo": "NVFP4" })),
+            Self::Awq => Some(json!({
+                "quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm", "zero_point": true
+            })),
+            Self::Gptq => Some(json!({
+                "quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": false, "sym": false
+            })),
+        }
+    }
 }
 
 /// Experts come with rows and columns exchanged and two projections in one, a dense projection as
@@ -69,10 +120,10 @@ expert = "experts"
 
 [[group]]
 [group.tensors]
-"l.{layer}.up.weight" = { from = 'stack(expert, transpose(slice("l.{layer}.e.{expert}.gate_up", 1, 0, 1024, 2), 1, 0))', module = "SwitchLinear", role = "expert-up" }
-"l.{layer}.gate.weight" = { from = 'stack(expert, transpose(slice("l.{layer}.e.{expert}.gate_up", 1, 1, 1024, 2), 1, 0))', module = "SwitchLinear", role = "expert-gate" }
-"l.{layer}.o.weight" = { from = 'transpose("l.{layer}.o", 1, 0)', module = "Linear", role = "attention-output" }
-"l.{layer}.qk.weight" = { from = 'concat(0, "l.{layer}.o", cast(cast(transpose("l.{layer}.o", 1, 0), "f32"), "bf16"), "l.{layer}.o")', module = "Linear", role = "attention-fused" }
+"l.{layer}.up.weight" = { from = 'stack(expert, transpose(slice("l.{layer}.e.{expert}.gate_up.weight", 1, 0, 1024, 2), 1, 0))', module = "SwitchLinear", role = "expert-up" }
+"l.{layer}.gate.weight" = { from = 'stack(expert, transpose(slice("l.{layer}.e.{expert}.gate_up.weight", 1, 1, 1024, 2), 1, 0))', module = "SwitchLinear", role = "expert-gate" }
+"l.{layer}.o.weight" = { from = 'transpose("l.{layer}.o.weight", 1, 0)', module = "Linear", role = "attention-output" }
+"l.{layer}.qk.weight" = { from = 'concat(0, "l.{layer}.o.weight", cast(cast(transpose("l.{layer}.o.weight", 1, 0), "f32"), "bf16"), "l.{layer}.o.weight")', module = "Linear", role = "attention-fused" }
 "l.{layer}.norm.weight" = { from = '"l.{layer}.norm" + 1', role = "norm" }
 "#;
 
@@ -97,7 +148,7 @@ impl Fabricated {
                 header.insert(format!("l.{layer}.{name}"), entry);
             }
         }
-        let header = serde_json::Value::Object(header).to_string().into_bytes();
+        let header = Value::Object(header).to_string().into_bytes();
         let head = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
         let size = head.len() as u64 + end;
         Self { config: Vec::new(), head, size }
@@ -110,27 +161,25 @@ impl Fabricated {
             end += size * shape.iter().product::<u64>();
             header.insert(name, json!({ "dtype": dtype, "shape": shape, "data_offsets": [begin, end] }));
         };
-        let mut add = |name: String, shape: &[u64]| match shape {
-            [rows, cols] if stored == Stored::Fp8 => {
-                let blocks = [rows.div_ceil(BLOCK), cols.div_ceil(BLOCK)];
-                put(format!("{name}_scale_inv"), ("F32", 4), &blocks);
-                put(name, ("F8_E4M3", 1), shape);
+        let mut matrix = |name: &str, rows: u64, cols: u64| {
+            for (part, dtype, shape) in stored.parts(rows, cols) {
+                put(format!("{name}.{part}"), dtype, &shape);
             }
-            _ => put(name, ("BF16", 2), shape),
         };
         for layer in 0..layers {
             for expert in 0..EXPERTS {
-                add(format!("l.{layer}.e.{expert}.gate_up"), &[HIDDEN, 2 * INNER]);
+                matrix(&format!("l.{layer}.e.{expert}.gate_up"), HIDDEN, 2 * INNER);
             }
-            add(format!("l.{layer}.o"), &[HIDDEN, HIDDEN]);
-            add(format!("l.{layer}.norm"), &[HIDDEN]);
+            matrix(&format!("l.{layer}.o"), HIDDEN, HIDDEN);
         }
-        let header = serde_json::Value::Object(header).to_string().into_bytes();
+        for layer in 0..layers {
+            put(format!("l.{layer}.norm"), ("BF16", 2), &[HIDDEN]);
+        }
+        let header = Value::Object(header).to_string().into_bytes();
         let head = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
         let size = head.len() as u64 + end;
-        let quantized = json!({ "quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK] });
         let mut config = json!({ "model_type": "own", "layers": layers, "experts": EXPERTS });
-        if stored == Stored::Fp8 {
+        if let Some(quantized) = stored.config() {
             config["quantization_config"] = quantized;
         }
         Self { config: config.to_string().into_bytes(), head, size }
@@ -201,19 +250,27 @@ const RESERVE: u64 = 22 << 20;
 fn a_run_stays_within_the_plan_and_does_not_grow_with_the_model() {
     let budgets = [(32 << 20, 1), (40 << 20, 4), (256 << 20, 3)].map(|budget| (Stored::Floats, budget));
     // Decoding needs a tile for each worker.
-    let decoded = [(34 << 20, 1), (256 << 20, 3)].map(|budget| (Stored::Fp8, budget));
+    let decoded = [Stored::Fp8, Stored::Nvfp4, Stored::Awq, Stored::Gptq];
+    let decoded =
+        decoded.into_iter().flat_map(|stored| [(34 << 20, 1), (256 << 20, 3)].map(|budget| (stored, budget)));
     for (stored, (limit, threads)) in budgets.into_iter().chain(decoded) {
         let memory = Memory { limit, threads };
         let (small, planned) = peak(2, stored, memory);
-        assert!(planned <= limit, "{planned} bytes planned with {memory:?}");
-        assert!(small + RESERVE <= planned, "{small} bytes held, {planned} planned with {memory:?}");
+        assert!(planned <= limit, "{planned} bytes planned with {memory:?}, {stored:?}");
+        assert!(
+            small + RESERVE <= planned,
+            "{small} bytes held, {planned} planned with {memory:?}, {stored:?}"
+        );
         let (large, planned) = peak(12, stored, memory);
-        assert!(planned <= limit, "{planned} bytes planned with {memory:?}");
-        assert!(large + RESERVE <= planned, "{large} bytes held, {planned} planned with {memory:?}");
+        assert!(planned <= limit, "{planned} bytes planned with {memory:?}, {stored:?}");
+        assert!(
+            large + RESERVE <= planned,
+            "{large} bytes held, {planned} planned with {memory:?}, {stored:?}"
+        );
         // Ten layers more: the tables grow, and how threads meet differs; the blocks do not add up.
         assert!(
             large < small + (1 << 20) + small / 4,
-            "{small} bytes of 2 layers, {large} of 12, {memory:?}"
+            "{small} bytes of 2 layers, {large} of 12, {memory:?}, {stored:?}"
         );
     }
     let model = Arc::new(Fabricated::new(1, Stored::Floats));
