@@ -13,6 +13,9 @@ const HEIGHT: f64 = 220.0;
 /// Left of and below the drawing, where its numbers are.
 const MARGIN: f64 = 48.0;
 
+/// Where the highest word stands: its letters reach up from there, on a phone 20 units.
+const TOP: f64 = 20.0;
+
 /// Left of a frontier, where its losses are.
 const LEFT: f64 = 84.0;
 
@@ -48,7 +51,8 @@ fn bars_of(errors: &[(f64, u8)]) -> String {
     }
     label(&mut text, MARGIN, "start", &percent(least.exp()));
     label(&mut text, WIDTH - MARGIN, "end", &percent((least + span).exp()));
-    close(text, "tensors by relative error, in logarithm; colors are those of the bits above")
+    word(&mut text, (0.0, TOP), "start", &tallest.to_string());
+    close(text, MARGIN, "tensors by relative error, in logarithm; colors are those of the bits above")
 }
 
 /// A bar of tensors of several widths, one on the other; `unit` is the height of one tensor.
@@ -86,22 +90,34 @@ pub(super) fn frontier(report: &Report) -> String {
         points.iter().map(|point| format!("{:.1},{:.1}", x(point.bytes), y(point.loss))).collect();
     let _ = writeln!(text, "<polyline class=\"line\" points=\"{}\"/>", line.join(" "));
     let here = report.totals.tensor_bytes;
-    if let Some(at) = points.iter().rev().find(|point| point.bytes <= here) {
-        let (x, y) = (x(here), y(at.loss));
-        let _ = writeln!(text, "<circle class=\"here\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\"/>");
-        // The line falls, so there is room to the right of it and above.
-        let (x, anchor) = if x > WIDTH / 2.0 { (x - 4.0, "end") } else { (x + 10.0, "start") };
-        word(&mut text, (x, y - 10.0), anchor, &format!("this model, {}", bytes(here)));
-    }
-    word(&mut text, (0.0, 14.0), "start", &loss_of(first));
-    word(&mut text, (0.0, HEIGHT - MARGIN - 6.0), "start", &loss_of(last));
+    let loss = loss_at(&points, here);
+    let _ = writeln!(text, "<circle class=\"here\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"5\"/>", x(here), y(loss));
+    word(&mut text, (0.0, TOP), "start", &short(first.loss));
+    word(&mut text, (0.0, HEIGHT - MARGIN - 6.0), "start", &short(last.loss));
     label(&mut text, LEFT, "start", &bytes(first.bytes));
     label(&mut text, WIDTH - MARGIN, "end", &bytes(last.bytes));
-    close(text, "predicted loss against size, in logarithm")
+    let caption = format!(
+        "predicted loss against size, in logarithm; the ring is this model: {}, {}",
+        bytes(here),
+        short(loss)
+    );
+    close(text, LEFT, &caption)
 }
 
-fn loss_of(point: &Point) -> String {
-    format!("{:.2e}", point.loss)
+/// The loss at a size, on the line between the points around it.
+fn loss_at(points: &[&Point], size: u64) -> f64 {
+    let after = points.partition_point(|point| point.bytes <= size).clamp(1, points.len().max(2) - 1);
+    let (Some(a), Some(b)) = (points.get(after - 1), points.get(after)) else {
+        return points.first().map_or(0.0, |point| point.loss);
+    };
+    let span = b.bytes.saturating_sub(a.bytes).max(1) as f64;
+    let part = (size.saturating_sub(a.bytes) as f64 / span).clamp(0.0, 1.0);
+    (a.loss.ln() + part * (b.loss.ln() - a.loss.ln())).exp()
+}
+
+/// A loss in a few digits.
+fn short(loss: f64) -> String {
+    if loss >= 0.01 { format!("{loss:.2}") } else { format!("{loss:.1e}") }
 }
 
 fn open() -> String {
@@ -109,11 +125,11 @@ fn open() -> String {
 }
 
 /// With a caption beside the drawing, where it keeps its size on a phone.
-fn close(mut text: String, caption: &str) -> String {
+fn close(mut text: String, left: f64, caption: &str) -> String {
     let base = HEIGHT - MARGIN;
     let _ = writeln!(
         text,
-        "<line class=\"axis\" x1=\"{MARGIN}\" y1=\"{base}\" x2=\"{}\" y2=\"{base}\"/>",
+        "<line class=\"axis\" x1=\"{left}\" y1=\"{base}\" x2=\"{}\" y2=\"{base}\"/>",
         WIDTH - MARGIN
     );
     let _ = writeln!(text, "</svg></div>\n<p class=\"caption\">{caption}</p>");
@@ -127,4 +143,23 @@ fn label(text: &mut String, x: f64, anchor: &str, words: &str) {
 fn word(text: &mut String, (x, y): (f64, f64), anchor: &str, words: &str) {
     let words = Escaped(words);
     let _ = writeln!(text, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_lies_on_the_line_between_points() {
+        let points = [(100, 1.0), (200, 0.01), (400, 0.0001)].map(|(bytes, loss)| Point { bytes, loss });
+        let points: Vec<&Point> = points.iter().collect();
+        for (size, loss) in [(100, 1.0), (150, 0.1), (200, 0.01), (300, 0.001), (400, 0.0001)] {
+            assert!((loss_at(&points, size) / loss - 1.0).abs() < 1e-9, "{size}");
+        }
+        // Beyond the ends it stays at them.
+        assert!(
+            (loss_at(&points, 50) - 1.0).abs() < 1e-9 && (loss_at(&points, 500) / 0.0001 - 1.0).abs() < 1e-9
+        );
+        assert!((loss_at(&points[..1], 300) - 1.0).abs() < 1e-9);
+    }
 }

@@ -97,8 +97,9 @@ fn header(report: &Report) -> String {
 
 fn notes(report: &Report) -> String {
     let mut items = String::new();
-    for note in &report.notes {
-        let _ = writeln!(items, "<li>{}</li>", with_code(note));
+    let outliers = report.outliers.iter().map(ToString::to_string);
+    for note in outliers.chain(report.notes.iter().cloned()) {
+        let _ = writeln!(items, "<li>{}</li>", with_code(&note));
     }
     let list = if items.is_empty() { items } else { format!("<ul class=\"notes\">\n{items}</ul>\n") };
     section("Different from what was asked, or worth knowing", &list)
