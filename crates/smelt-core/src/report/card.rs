@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{Report, TensorReport};
+use super::{Report, TensorReport, words};
 use crate::layout::Role;
 use crate::units::bytes;
 
@@ -38,6 +38,7 @@ pub fn text(report: &Report, origin: Origin<'_>) -> String {
     text.push_str(&how_to_run(origin.multimodal));
     text.push_str(apart(report));
     text.push_str("\n## How it is stored\n\n");
+    let _ = writeln!(text, "{}\n", words::recipe(report).join(" "));
     text.push_str(&widths(report));
     text.push_str(&made_with(report));
     text
@@ -54,8 +55,8 @@ fn front_matter(report: &Report, origin: Origin<'_>) -> String {
         text.push_str("base_model_relation: quantized\n");
     }
     let _ = writeln!(text, "library_name: mlx\npipeline_tag: {task}\ntags:\n- mlx");
-    if report.format.is_some() {
-        let _ = writeln!(text, "- {:.0}-bit", report.totals.bits_per_weight.floor());
+    if let Some(width) = usual_width(report) {
+        let _ = writeln!(text, "- {width:.0}-bit");
     }
     text.push_str("---\n");
     text
@@ -90,6 +91,17 @@ fn in_words(report: &Report) -> String {
         [bits] => format!("{bits}-bit for MLX"),
         _ => format!("{:.1}-bit for MLX", report.totals.bits_per_weight),
     }
+}
+
+/// Bits of a code on average: what people look for a model by, who say `4-bit` to 4.5 bits per weight.
+fn usual_width(report: &Report) -> Option<f64> {
+    let (mut bits, mut parameters) = (0.0, 0.0);
+    for tensor in quantized(report) {
+        let size = tensor.shape.iter().product::<u64>() as f64;
+        bits += f64::from(tensor.bits) * size;
+        parameters += size;
+    }
+    (parameters > 0.0).then(|| bits / parameters)
 }
 
 fn quantized(report: &Report) -> impl Iterator<Item = &TensorReport> {
@@ -135,14 +147,16 @@ fn apart(report: &Report) -> &'static str {
 
 /// A table of what each kind of weight takes.
 fn widths(report: &Report) -> String {
-    let mut text = String::from("| part | stored as | size |\n|---|---|---|\n");
+    let mut text = String::from("| part | stored as | bits per weight | size |\n|---|---|--:|--:|\n");
     let mut roles: BTreeMap<Role, Vec<&TensorReport>> = BTreeMap::new();
     for tensor in &report.tensors {
         roles.entry(tensor.role).or_default().push(tensor);
     }
     for (role, tensors) in roles {
-        let size = tensors.iter().map(|tensor| tensor.bytes).sum();
-        let _ = writeln!(text, "| {role} | {} | {} |", formats(&tensors), bytes(size));
+        let size: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
+        let parameters: u64 = tensors.iter().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
+        let bits = 8.0 * size as f64 / parameters.max(1) as f64;
+        let _ = writeln!(text, "| {role} | {} | {bits:.2} | {} |", formats(&tensors), bytes(size));
     }
     text
 }
@@ -161,12 +175,14 @@ fn formats(tensors: &[&TensorReport]) -> String {
 
 fn made_with(report: &Report) -> String {
     let mut text = format!("\n## How it was made\n\n```bash\n{}\n```\n", report.command.join(" "));
-    if !report.notes.is_empty() {
+    let outliers = report.outliers.iter().map(ToString::to_string);
+    let notes: Vec<String> = outliers.chain(report.notes.iter().cloned()).collect();
+    if !notes.is_empty() {
         text.push_str("\nWhat is worth knowing:\n\n");
-        for note in report.notes.iter().take(NOTES) {
+        for note in notes.iter().take(NOTES) {
             let _ = writeln!(text, "- {note}");
         }
-        if let Some(more) = report.notes.len().checked_sub(NOTES).filter(|&more| more > 0) {
+        if let Some(more) = notes.len().checked_sub(NOTES).filter(|&more| more > 0) {
             let _ = writeln!(text, "- and {more} more, in smelt-report.json");
         }
     }

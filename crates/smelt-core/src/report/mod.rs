@@ -7,6 +7,7 @@
 pub mod card;
 pub mod html;
 mod weights;
+mod words;
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::layout::{Dropped, Role};
 pub use crate::pipeline::REPORT;
 use crate::pipeline::{Outlier, Weighed, seal};
-use crate::plan::{Coverage, Plan, RuleEffect, Spec, Task, Totals};
+use crate::plan::{Coverage, Method, Plan, RuleEffect, Spec, Task, Totals};
 
 /// The version of the report's JSON.
 pub const VERSION: u32 = 1;
@@ -38,6 +39,12 @@ pub struct Report {
     pub family: String,
     /// The format of most weights; `None` if nothing was quantized.
     pub format: Option<Spec>,
+    /// How codes were found.
+    #[serde(default)]
+    pub method: Method,
+    /// What size was asked for, in words, where bits were given out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// What the run took.
     pub run: Facts,
     /// Sums.
@@ -146,6 +153,8 @@ impl Report {
             command,
             family: plan.family.clone(),
             format: plan.format.clone(),
+            method: plan.method,
+            target: plan.allocation.as_ref().map(|allocation| allocation.asked.clone()),
             run: Facts::default(),
             totals: plan.totals.clone(),
             tensors: plan.tasks.iter().zip(errors).map(|(task, error)| tensor(task, error)).collect(),
