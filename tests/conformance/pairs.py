@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from checkpoints import Variant, manifest_tensors, write_json, write_tensors
 from library import Case, Findings, examine, in_process, logits
@@ -70,14 +71,20 @@ def prepare(name: str, library: str, folder: Path) -> Case:
     smelt(
         "quantize", case.source, "-o", case.packed, *target, "--rounding", "cpu", "--method", "rtn"
     )
-    return Case(case.source, case.plain, case.packed, towers(case.source, target))
+    plan = json.loads(smelt("plan", case.source, *target, "--json").splitlines()[-1])
+    return Case(case.source, case.plain, case.packed, towers(plan), open_bits(plan))
 
 
-def towers(source: Path, target: list[str]) -> tuple[str, ...]:
-    """The modules of towers, by the plan."""
-    tasks = json.loads(smelt("plan", source, *target, "--json").splitlines()[-1])["tasks"]
-    names = (task["name"] for task in tasks if task["role"] in TOWERS)
+def towers(plan: dict[str, Any]) -> tuple[str, ...]:
+    """The modules of towers."""
+    names = (task["name"] for task in plan["tasks"] if task["role"] in TOWERS)
     return tuple(name.removesuffix("weight") for name in names)
+
+
+def open_bits(plan: dict[str, Any]) -> frozenset[str]:
+    """The parameters of which MLX leaves the last bits open."""
+    notes = (note for note in plan["notes"] if note["kind"] == "open_bits")
+    return frozenset(name for note in notes for name in note["parameters"])
 
 
 def layout(name: str, library: str) -> dict[str, str]:

@@ -59,7 +59,8 @@ pub fn differences(first: &Layout, second: &Layout) -> Vec<Difference> {
     let theirs: HashMap<&str, &Output> =
         second.outputs.iter().map(|output| (output.name.as_str(), output)).collect();
     let ours: HashSet<&str> = first.outputs.iter().map(|output| output.name.as_str()).collect();
-    let mut equal = Equality { first: &first.graph, second: &second.graph, known: HashSet::new() };
+    let casts = first.cast_fault.is_none() && second.cast_fault.is_none();
+    let mut equal = Equality { first: &first.graph, second: &second.graph, casts, known: HashSet::new() };
     let mut found = Vec::new();
     for output in &first.outputs {
         match theirs.get(output.name.as_str()) {
@@ -75,6 +76,8 @@ pub fn differences(first: &Layout, second: &Layout) -> Vec<Difference> {
 struct Equality<'a> {
     first: &'a Graph,
     second: &'a Graph,
+    /// Whether both know which parameters are cast.
+    casts: bool,
     /// Pairs that were found to be equal.
     known: HashSet<(NodeId, NodeId)>,
 }
@@ -87,7 +90,7 @@ impl Equality<'_> {
             let (first, second) = (show(self.first, a.node, 0), show(self.second, b.node, 0));
             found.push(Difference::Expression { name: name(), first, second });
         }
-        let (first, second) = (treatment(a), treatment(b));
+        let (first, second) = (treatment(a, self.casts), treatment(b, self.casts));
         if first != second {
             found.push(Difference::Treatment { name: name(), first, second });
         }
@@ -155,7 +158,7 @@ pub fn fingerprint(layout: &Layout, catalog: &dyn Catalog) -> String {
         .iter()
         .map(|output| {
             let value = node_hash(&layout.graph, output.node, catalog, &mut known).to_hex();
-            format!("{} {value} {}", output.name, treatment(output))
+            format!("{} {value} {}", output.name, treatment(output, true))
         })
         .collect();
     lines.sort_unstable();
@@ -198,9 +201,9 @@ fn same_node(a: &Node, b: &Node) -> bool {
     a.dtype == b.dtype && a.shape == b.shape && same_op
 }
 
-/// What happens with a parameter, in words.
-fn treatment(output: &Output) -> String {
-    let cast = if output.cast { "" } else { ", never cast" };
+/// What happens with a parameter, in words; of casts if `casts`.
+fn treatment(output: &Output, casts: bool) -> String {
+    let cast = if output.cast || !casts { "" } else { ", never cast" };
     match output.module {
         None => format!("not quantized{cast}"),
         Some(module) => match module.own {

@@ -90,6 +90,8 @@ struct TraceModel {
     #[serde(default)]
     keep_dtype: Vec<String>,
     #[serde(default)]
+    keep_dtype_error: Option<String>,
+    #[serde(default)]
     skipped: Vec<String>,
     #[serde(flatten)]
     rest: BTreeMap<String, Value>,
@@ -194,7 +196,8 @@ impl Trace {
             .map(|tensor| Dropped { tensor: tensor.clone(), why: why.clone(), mtp: false })
             .collect();
         if problems.is_empty() {
-            Ok(Layout { graph: maker.graph, outputs, dropped, ..Layout::default() })
+            let cast_fault = model.keep_dtype_error.clone();
+            Ok(Layout { graph: maker.graph, outputs, dropped, cast_fault, ..Layout::default() })
         } else {
             Err(problems)
         }

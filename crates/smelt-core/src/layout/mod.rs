@@ -43,6 +43,9 @@ pub struct Layout {
     pub config: Vec<(String, serde_json::Value)>,
     /// How the tensors among the dropped that predict further tokens are stored if they are wanted.
     pub mtp: MtpRules,
+    /// Why the library could not say which parameters a change of dtype leaves, where it was asked and
+    /// failed: then the change is made to all of them.
+    pub cast_fault: Option<String>,
 }
 
 /// A parameter of the target model, before quantization.

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Checkpoint, INDEX};
+use crate::layout::Layout;
 
 /// Something that is done differently from what was asked, or is worth knowing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +90,17 @@ pub enum Note {
         /// In how many modules.
         modules: u64,
     },
+    /// Parameters that are computed with sums of floats, exponentials or logarithms: MLX leaves their last bits
+    /// open (they differ between its backends), smelt computes them in double.
+    OpenBits {
+        /// The parameters.
+        parameters: Vec<String>,
+    },
+    /// The library was asked which parameters `--dtype` leaves, and failed.
+    CastUnknown {
+        /// The library's error.
+        why: String,
+    },
     /// A file of the source that is neither read nor copied.
     FileLeftOut {
         /// Its path in the source.
@@ -162,22 +174,30 @@ impl fmt::Display for Note {
                 out,
                 "{experts} experts in {modules} modules have no data in the importance; they get the mean of their layer"
             ),
+            Self::OpenBits { parameters } => {
+                let what = "computed in double: MLX leaves the last bits open";
+                out.write_str(&some_are(parameters, what))
+            }
+            Self::CastUnknown { why } => write!(
+                out,
+                "`--dtype` applies to every parameter, because the library fails when it is asked which to leave: {why}"
+            ),
             Self::FileLeftOut { path, why } => write!(out, "`{path}` is left out: {why}"),
         }
     }
 }
 
-/// Modules that are named in a line.
+/// Names that are given in a line.
 const NAMED: usize = 3;
 
 /// `a`, `b`, `c` and 3 more are this.
-fn some_are(modules: &[String], what: &str) -> String {
-    let shown: Vec<String> = modules.iter().take(NAMED).map(|module| format!("`{module}`")).collect();
-    let more = match modules.len().checked_sub(NAMED) {
+fn some_are(names: &[String], what: &str) -> String {
+    let shown: Vec<String> = names.iter().take(NAMED).map(|name| format!("`{name}`")).collect();
+    let more = match names.len().checked_sub(NAMED) {
         None | Some(0) => String::new(),
         Some(more) => format!(" and {more} more"),
     };
-    let verb = if modules.len() == 1 { "is" } else { "are" };
+    let verb = if names.len() == 1 { "is" } else { "are" };
     format!("{}{more} {verb} {what}", shown.join(", "))
 }
 
@@ -186,4 +206,13 @@ fn some_are(modules: &[String], what: &str) -> String {
 pub(super) fn left_out(checkpoint: &Checkpoint) -> Vec<Note> {
     let files = checkpoint.left_out().iter().filter(|file| file.path != INDEX);
     files.map(|file| Note::FileLeftOut { path: file.path.clone(), why: file.why.to_owned() }).collect()
+}
+
+/// What a layout leaves to say about its numbers; casts matter only if there are any.
+pub(super) fn of_layout(layout: &Layout, casts: bool) -> impl Iterator<Item = Note> {
+    let open = layout.outputs.iter().filter(|output| !layout.graph.is_exact(output.node));
+    let parameters: Vec<String> = open.map(|output| output.name.clone()).collect();
+    let open = (!parameters.is_empty()).then_some(Note::OpenBits { parameters });
+    let fault = layout.cast_fault.clone().filter(|_| casts);
+    open.into_iter().chain(fault.map(|why| Note::CastUnknown { why }))
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use smelt_core::checkpoint::Checkpoint;
-use smelt_core::layout::fingerprint;
-use smelt_core::plan::{Origin, family_of};
+use smelt_core::layout::{differences, fingerprint};
+use smelt_core::plan::{Options, Origin, Plan, family_of};
 use smelt_core::source::ManifestSource;
 
 #[derive(Deserialize)]
@@ -24,15 +24,18 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/manifests")
 }
 
+fn recorded(name: &str) -> Checkpoint {
+    let manifest = fs::read_to_string(folder().join(format!("{name}.json"))).unwrap();
+    Checkpoint::open(Arc::new(ManifestSource::parse(name, &manifest).unwrap())).unwrap()
+}
+
 #[test]
 fn recorded_layouts_are_still_made() {
     let text = fs::read_to_string(folder().join("expected.json")).unwrap();
     let expected: BTreeMap<String, BTreeMap<String, Cell>> = serde_json::from_str(&text).unwrap();
     let mut compared = 0;
     for (name, row) in &expected {
-        let manifest = fs::read_to_string(folder().join(format!("{name}.json"))).unwrap();
-        let source = ManifestSource::parse(name, &manifest).unwrap();
-        let checkpoint = Checkpoint::open(Arc::new(source)).unwrap();
+        let checkpoint = recorded(name);
         for (library, cell) in row {
             let Some(recorded) = &cell.fingerprint else { continue };
             let family = family_of(&checkpoint, None).unwrap();
@@ -52,8 +55,7 @@ fn finished_models_are_told_from_broken_ones() {
     let expected: BTreeMap<String, BTreeMap<String, Cell>> = serde_json::from_str(&text).unwrap();
     let (mut removed, mut noticed) = (0, 0);
     for (name, row) in &expected {
-        let manifest = fs::read_to_string(folder().join(format!("{name}.json"))).unwrap();
-        let checkpoint = Checkpoint::open(Arc::new(ManifestSource::parse(name, &manifest).unwrap())).unwrap();
+        let checkpoint = recorded(name);
         for (library, _) in row.iter().filter(|(_, cell)| cell.fingerprint.is_some()) {
             let family = family_of(&checkpoint, None).unwrap();
             // That every recorded layout is made is the matter of the test above.
@@ -110,4 +112,31 @@ fn every_manifest_is_recorded() {
             "{name}: run tests/conformance/record.py"
         );
     }
+}
+
+#[test]
+fn what_mlx_leaves_open_is_told() {
+    let told = |name: &str| {
+        let checkpoint = recorded(name);
+        let origin = Origin::family(&checkpoint, family_of(&checkpoint, None).unwrap(), None).unwrap();
+        let plan = Plan::new(&checkpoint, origin, &Options::default()).unwrap();
+        plan.notes.iter().map(ToString::to_string).find(|note| note.contains("last bits"))
+    };
+    let gates = told("muse_spark").unwrap();
+    let expected = "`model.language_model.layers.0.add_attn_alpha`, `model.language_model.layers.0.add_attn_beta`, \
+         `model.language_model.layers.0.add_ffn_alpha` and 13 more are computed in double: MLX leaves the last bits open";
+    assert_eq!(gates.replace("language_model.model.", "model.language_model."), expected);
+    assert_eq!(told("llama"), None);
+}
+
+/// A library that fails when it is asked what `--dtype` leaves has no opinion that could differ.
+#[test]
+fn casts_are_compared_where_both_sides_know() {
+    let checkpoint = recorded("deepseek_v3");
+    let first = crate::layout_of(&checkpoint, None).unwrap();
+    let mut second = crate::layout_of(&checkpoint, None).unwrap();
+    second.outputs.iter_mut().for_each(|output| output.cast = true);
+    assert!(!differences(&first, &second).is_empty());
+    second.cast_fault = Some("TypeError: 'property' object is not callable".to_owned());
+    assert_eq!(differences(&first, &second), []);
 }
