@@ -30,8 +30,8 @@ shapes and config (mlx-lm {mlx_lm}, mlx-vlm {mlx_vlm}). Made by `tests/conforman
 
 - **layout**: every parameter is the same expression over the same tensors as the library was seen
   to make, quantized by the same rules. The checks behind it run with real, deterministic weights.
-- **weights**: `--mode none` holds the bits that the library holds after its strict load (but for the last
-  ones of parameters of which the plan says that MLX leaves them open, such as a sigmoid's).
+- **weights**: `--mode none` holds the bits that the library holds after its strict load, but for
+  the last ones of parameters of which the plan says that MLX leaves them open, such as a sigmoid's.
 - **load**: the library loads that result strictly, and its `sanitize` leaves it as it is.
 - **bits**: a 4-bit result has just the modules quantized that the library's rules allow, and its
   bits; towers stay as they are.
