@@ -1,9 +1,9 @@
 //! Two models or checkpoints side by side, tensor by tensor.
 //!
 //! Parameters are matched by name; a quantized one is read through its scales, so a 4-bit model can be held
-//! against an 8-bit one or against the floats. Stored bytes are compared first, and values only where they
-//! differ. A Hugging Face checkpoint has other names than the model made of it: to compare those two, verify
-//! the model against its source.
+//! against an 8-bit one or against the floats. What lies apart from a model, in `mtp/`, is compared as well.
+//! Stored bytes are compared first, and values only where they differ. A Hugging Face checkpoint has other
+//! names than the model made of it: to compare those two, verify the model against its source.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,12 +19,11 @@ use super::model::Model;
 use super::parallel::Crew;
 use super::parameter::Parameter;
 use super::sums::{Metrics, Sums};
-use super::{against, quantization};
+use super::{against, apart, quantization};
 use crate::Result;
-use crate::checkpoint::Config;
 use crate::pipeline::{Event, Observer};
-use crate::plan::Memory;
 use crate::plan::blocks::Cut;
+use crate::plan::{MTP_FOLDER, Memory};
 use crate::source::Source;
 
 /// Elements that are compared at once.
@@ -135,31 +134,40 @@ impl Differences {
     }
 }
 
-/// A model with its parameters.
+/// A model, or what lies apart from it, with its parameters.
 struct Opened {
+    /// What goes before its names.
+    folder: &'static str,
     model: Model,
     formats: Vec<Option<Format>>,
 }
 
 impl Opened {
-    /// What is wrong with it is not asked here.
-    fn open(source: &Arc<dyn Source>) -> Result<Self> {
+    /// A model, and what lies apart from it. What is wrong with them is not asked here.
+    fn open(source: &Arc<dyn Source>) -> Result<Vec<Self>> {
         let mut unheard = Findings::default();
         let model = Model::look(Arc::clone(source), &mut unheard)?;
-        let formats = quantization::check(&model, &model.parameters(), &|_| None, &mut unheard);
-        Ok(Self { model, formats })
+        let apart = apart::look(&model, &mut unheard)?;
+        let apart = apart.map(|model| Self::of(MTP_FOLDER, model, &mut unheard));
+        Ok(std::iter::once(Self::of("", model, &mut unheard)).chain(apart).collect())
     }
 
-    fn held(&self) -> Vec<Held<'_>> {
-        let parameters = self.model.parameters().into_iter().zip(&self.formats);
-        parameters
-            .map(|(parameter, format)| Held { model: &self.model, parameter, format: *format })
-            .collect()
+    fn of(folder: &'static str, model: Model, unheard: &mut Findings) -> Self {
+        let formats = quantization::check(&model, &model.parameters(), &|_| None, unheard);
+        Self { folder, model, formats }
+    }
+
+    fn held(&self) -> impl Iterator<Item = Held<'_>> {
+        self.model.parameters().into_iter().zip(&self.formats).map(|(parameter, format)| {
+            let name = format!("{}{}", self.folder, parameter.name);
+            Held { name, model: &self.model, parameter, format: *format }
+        })
     }
 }
 
 /// A parameter of one side.
 struct Held<'a> {
+    name: String,
     model: &'a Model,
     parameter: Parameter<'a>,
     format: Option<Format>,
@@ -186,10 +194,10 @@ impl Diff<'_> {
     /// When files can't be read, or when it is stopped.
     pub fn run(&self) -> Result<Differences> {
         let (first, second) = (Opened::open(self.first)?, Opened::open(self.second)?);
-        let mut pairs: BTreeMap<&str, [Option<Held<'_>>; 2]> = BTreeMap::new();
-        for (side, held) in [first.held(), second.held()].into_iter().enumerate() {
-            for held in held {
-                let name = held.parameter.name;
+        let mut pairs: BTreeMap<String, [Option<Held<'_>>; 2]> = BTreeMap::new();
+        for (side, opened) in [&first, &second].into_iter().enumerate() {
+            for held in opened.iter().flat_map(Opened::held) {
+                let name = held.name.clone();
                 pairs.entry(name).or_default()[side] = Some(held);
             }
         }
@@ -206,7 +214,7 @@ impl Diff<'_> {
             self.observer.on(&Event::Block { bytes: sizes[index] });
             entry(name, first.as_ref(), second.as_ref())
         })?;
-        Ok(Differences { tensors, config: config(first.model.config.as_ref(), second.model.config.as_ref()) })
+        Ok(Differences { tensors, config: config(&first, &second) })
     }
 }
 
@@ -274,11 +282,20 @@ fn sums(first: &Values<'_>, second: &Values<'_>) -> Result<Sums> {
     Ok(sums)
 }
 
-/// Keys of two configs that differ, the deepest that say what differs.
-fn config(first: Option<&Config>, second: Option<&Config>) -> Vec<ConfigChange> {
+/// Keys of the configs that differ, the deepest that say what differs.
+fn config(first: &[Opened], second: &[Opened]) -> Vec<ConfigChange> {
     let mut changes = Vec::new();
-    let value = |config: Option<&Config>| config.map_or(Value::Null, |config| config.value().clone());
-    walk("", Some(&value(first)), Some(&value(second)), &mut changes);
+    for folder in ["", MTP_FOLDER] {
+        let value = |of: &[Opened]| {
+            let found = of.iter().find(|opened| opened.folder == folder);
+            found.and_then(|opened| opened.model.config.as_ref()).map(|config| config.value().clone())
+        };
+        let (first, second) = (value(first), value(second));
+        // A folder that one side lacks is seen by its tensors.
+        if folder.is_empty() || (first.is_some() && second.is_some()) {
+            walk(folder, first.as_ref(), second.as_ref(), &mut changes);
+        }
+    }
     changes
 }
 
@@ -293,7 +310,11 @@ fn walk(path: &str, first: Option<&Value>, second: Option<&Value>, changes: &mut
     };
     let added = theirs.keys().filter(|key| !ours.contains_key(*key));
     for key in ours.keys().chain(added) {
-        let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let below = if path.is_empty() || path.ends_with('/') {
+            format!("{path}{key}")
+        } else {
+            format!("{path}.{key}")
+        };
         walk(&below, ours.get(key), theirs.get(key), changes);
     }
 }

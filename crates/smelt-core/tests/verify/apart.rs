@@ -5,7 +5,9 @@ use smelt_core::checkpoint::Checkpoint;
 use smelt_core::layout::Role;
 use smelt_core::plan::{Mtp, Options};
 use smelt_core::verify::Check;
+use smelt_core::verify::diff::Status;
 
+use crate::diff::diff;
 use crate::predicting::deepseek;
 use crate::shards::{edit_header, edit_json, header_len};
 use crate::{Contents, errors, has_error, open, quantized, verify, written};
@@ -106,4 +108,20 @@ fn missing_files_and_other_formats_are_found_without_hashes() {
     let mut broken = model;
     edit_json(&mut broken, INDEX, |index| index["weight_map"]["spare.weight"] = json!("model.safetensors"));
     assert!(has_error(&verify(&broken, None), Check::Index, "mtp/spare.weight"));
+}
+
+#[test]
+fn two_models_are_compared_apart_as_well() {
+    let source = source();
+    let (first, alone) = (written(&source, &options()), written(&source, &Options::default()));
+    let mut second = first.clone();
+    flip(&mut second, &format!("{MODULE}.scales"));
+    edit_json(&mut second, CONFIG, |config| config["model_type"] = json!("another"));
+    let found = diff(&first, &second);
+    let others: Vec<_> = found.tensors.iter().filter(|entry| entry.status != Status::Equal).collect();
+    assert_eq!((others.len(), others[0].name.as_str()), (1, &*format!("mtp/{MODULE}.weight")));
+    assert_eq!(found.config.iter().map(|change| change.key.as_str()).collect::<Vec<_>>(), ["mtp/model_type"]);
+    let found = diff(&first, &alone);
+    assert!(found.count(Status::OnlyFirst) > 0 && found.count(Status::OnlySecond) == 0);
+    assert!(found.tensors.iter().all(|entry| entry.name.starts_with("mtp/") == entry.second.is_none()));
 }

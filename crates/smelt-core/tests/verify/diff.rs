@@ -13,7 +13,7 @@ use smelt_kernels::{Format, Mode};
 use crate::shards::{bytes, edit_json};
 use crate::{Contents, MEMORY, made, mixed};
 
-fn diff(first: &Contents, second: &Contents) -> Differences {
+pub(crate) fn diff(first: &Contents, second: &Contents) -> Differences {
     let [first, second]: [Arc<dyn Source>; 2] =
         [first, second].map(|model| Arc::new(MemorySource::new(model.clone())) as Arc<dyn Source>);
     let stop = AtomicBool::new(false);
