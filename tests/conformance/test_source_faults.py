@@ -427,6 +427,10 @@ def test_a_misread_scale_is_an_outlier(
     assert told == [f"{DOWN}.weight"]
     report = json.loads((tmp_path / "out" / "smelt-report.json").read_text())
     assert [outlier["tensor"] for outlier in report["outliers"]] == [f"{DOWN}.weight"]
+    page = smelt.run("report", tmp_path / "out", "-o", "-").stdout
+    card = (tmp_path / "out" / "README.md").read_text()
+    notes = page.partition('class="notes"')[2].partition("</ul>")[0]
+    assert [f"{DOWN}.weight" in shown for shown in (notes, card)] == [True, True]
     strict = smelt.run("quantize", source, "-o", tmp_path / "strict", "--strict", code=1).stderr
     assert f"{DOWN}.weight" in strict
     assert not (tmp_path / "strict" / "config.json").exists()
