@@ -21,4 +21,7 @@ pub mod source;
 pub mod units;
 pub mod verify;
 
-pub use error::{Changes, Error, Problems, Result};
+pub use error::{
+    Changes, CheckpointError, Error, HeaderError, LayoutError, Listed, PipelineError, PlanError, Problems,
+    Result, SourceError,
+};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use smelt_core::checkpoint::{Checkpoint, DType, Storage};
 use smelt_core::source::{FileEntry, MemorySource, Source};
-use smelt_core::{Error, Result};
+use smelt_core::{CheckpointError, Error, HeaderError, Result, SourceError};
 
 /// A file of a checkpoint in memory.
 type File = (String, Vec<u8>);
@@ -92,7 +92,10 @@ fn reads_inside_a_tensor_only() {
     checkpoint.read(id, 8, &mut []).unwrap();
     for (offset, length) in [(1, 8), (8, 1), (u64::MAX, 1), (9, 0)] {
         let result = checkpoint.read(id, offset, &mut buf[..length]);
-        assert!(matches!(result, Err(Error::OutsideTensor { bytes: 8, .. })), "{result:?}");
+        assert!(
+            matches!(result, Err(Error::Checkpoint(CheckpointError::OutsideTensor { bytes: 8, .. }))),
+            "{result:?}"
+        );
     }
 }
 
@@ -109,35 +112,47 @@ macro_rules! refused {
 fn refuses_a_broken_configuration() {
     let [one, two] = two_shards();
     let with = |bytes: &[u8]| [("config.json".to_owned(), bytes.to_vec()), one.clone(), two.clone()];
-    refused!([one.clone(), two.clone()], Error::NoConfig { .. }, "config.json");
-    refused!(with(b"{"), Error::Json { .. }, "`config.json`");
-    refused!(with(b"[1]"), Error::NotAnObject { .. }, "`config.json`");
-    refused!(with(b" Infinity"), Error::NotAnObject { .. }, "`config.json`");
-    refused!(with(b"{\"a\":\"\xff\"}"), Error::Utf8 { .. }, "`config.json`");
+    refused!([one.clone(), two.clone()], Error::Checkpoint(CheckpointError::NoConfig { .. }), "config.json");
+    refused!(with(b"{"), Error::Checkpoint(CheckpointError::Json { .. }), "`config.json`");
+    refused!(with(b"[1]"), Error::Checkpoint(CheckpointError::NotAnObject { .. }), "`config.json`");
+    refused!(with(b" Infinity"), Error::Checkpoint(CheckpointError::NotAnObject { .. }), "`config.json`");
+    refused!(with(b"{\"a\":\"\xff\"}"), Error::Checkpoint(CheckpointError::Utf8 { .. }), "`config.json`");
     let folder = [("config.json/x".to_owned(), vec![]), one];
-    refused!(folder, Error::NoConfig { .. }, "config.json");
+    refused!(folder, Error::Checkpoint(CheckpointError::NoConfig { .. }), "config.json");
 }
 
 #[test]
 fn refuses_a_checkpoint_without_shards() {
-    refused!([config()], Error::NoWeights { other: None, .. }, "memory");
+    refused!([config()], Error::Checkpoint(CheckpointError::NoWeights { other: None, .. }), "memory");
     let other = [config(), text("pytorch_model.bin", "x")];
-    refused!(other, Error::NoWeights { .. }, "`pytorch_model.bin`");
+    refused!(other, Error::Checkpoint(CheckpointError::NoWeights { .. }), "`pytorch_model.bin`");
     let nested = [config(), shard("original/model.safetensors", &[])];
-    refused!(nested, Error::NoWeights { .. }, "no safetensors");
-    refused!([config(), index(&[])], Error::NoWeights { .. }, "no safetensors");
+    refused!(nested, Error::Checkpoint(CheckpointError::NoWeights { .. }), "no safetensors");
+    refused!([config(), index(&[])], Error::Checkpoint(CheckpointError::NoWeights { .. }), "no safetensors");
 }
 
 #[test]
 fn refuses_a_broken_index() {
     let [one, two] = two_shards();
     let with = |json| [config(), text("model.safetensors.index.json", json), one.clone(), two.clone()];
-    refused!(with("{"), Error::Json { .. }, "index.json");
-    refused!(with(r#"{"weight_map":{"a":1}}"#), Error::Json { .. }, "index.json");
-    refused!(with(r#"{"metadata":{}}"#), Error::NoWeightMap { .. }, "weight_map");
+    refused!(with("{"), Error::Checkpoint(CheckpointError::Json { .. }), "index.json");
+    refused!(
+        with(r#"{"weight_map":{"a":1}}"#),
+        Error::Checkpoint(CheckpointError::Json { .. }),
+        "index.json"
+    );
+    refused!(
+        with(r#"{"metadata":{}}"#),
+        Error::Checkpoint(CheckpointError::NoWeightMap { .. }),
+        "weight_map"
+    );
     let twice = r#"{"weight_map":{"a":"x","a":"x"}}"#;
-    refused!(with(twice), Error::IndexDuplicate { .. }, "`a`");
-    refused!(with(r#"{"weight_map":{"a":""}}"#), Error::Json { .. }, "index.json");
+    refused!(with(twice), Error::Checkpoint(CheckpointError::IndexDuplicate { .. }), "`a`");
+    refused!(
+        with(r#"{"weight_map":{"a":""}}"#),
+        Error::Checkpoint(CheckpointError::Json { .. }),
+        "index.json"
+    );
 }
 
 #[test]
@@ -146,18 +161,37 @@ fn refuses_an_index_of_another_checkpoint() {
     let (first, second) = (one.0.as_str(), two.0.as_str());
     let with = |entries: &[(&str, &str)]| [config(), index(entries), one.clone(), two.clone()];
     let missing = [("a", first), ("b", first), ("c", "model-3.safetensors")];
-    refused!(with(&missing), Error::MissingShard { .. }, "`model-3.safetensors`");
+    refused!(
+        with(&missing),
+        Error::Checkpoint(CheckpointError::MissingShard { .. }),
+        "`model-3.safetensors`"
+    );
     let outside = [("a", first), ("b", first), ("c", "../model-3.safetensors")];
-    refused!(with(&outside), Error::MissingShard { .. }, "`../model-3.safetensors`");
+    refused!(
+        with(&outside),
+        Error::Checkpoint(CheckpointError::MissingShard { .. }),
+        "`../model-3.safetensors`"
+    );
     for extra in ["0", "bb", "d"] {
         let entries = [("a", first), ("b", first), ("c", second), (extra, second)];
-        refused!(with(&entries), Error::MissingTensor { .. }, "00002");
+        refused!(with(&entries), Error::Checkpoint(CheckpointError::MissingTensor { .. }), "00002");
     }
-    refused!(with(&[("a", first), ("c", second)]), Error::UnindexedTensor { .. }, "`b`", "00001");
+    refused!(
+        with(&[("a", first), ("c", second)]),
+        Error::Checkpoint(CheckpointError::UnindexedTensor { .. }),
+        "`b`",
+        "00001"
+    );
     let tail = [("a", first), ("b", first)];
     assert_eq!(names(&with(&tail)[..3]), ["a", "b"], "a shard that the index does not name");
     let swapped = [("a", first), ("b", second), ("c", second)];
-    refused!(with(&swapped), Error::MisplacedTensor { .. }, "`b`", "00001", "00002");
+    refused!(
+        with(&swapped),
+        Error::Checkpoint(CheckpointError::MisplacedTensor { .. }),
+        "`b`",
+        "00001",
+        "00002"
+    );
 }
 
 #[test]
@@ -166,18 +200,23 @@ fn refuses_broken_shards() {
     let copy = ("model-copy.safetensors".to_owned(), one.1.clone());
     refused!(
         [config(), one.clone(), copy],
-        Error::TensorTwice { .. },
+        Error::Checkpoint(CheckpointError::TensorTwice { .. }),
         "`a`",
         "`model-00001-of-00002.safetensors`",
         "`model-copy.safetensors`"
     );
     let cut = (one.0.clone(), one.1[..one.1.len() - 1].to_vec());
-    refused!([config(), cut], Error::Truncated { .. }, "`a`", "`model-00001-of-00002.safetensors`");
+    refused!(
+        [config(), cut],
+        Error::Header(HeaderError::Truncated { .. }),
+        "`a`",
+        "`model-00001-of-00002.safetensors`"
+    );
     // Of two broken shards always the first is named.
     let broken = |name: &str| text(name, "{}");
     let pair = [config(), broken("model-2.safetensors"), broken("model-1.safetensors")];
     for _ in 0..20 {
-        refused!(pair, Error::HeaderMissing { .. }, "`model-1.safetensors`");
+        refused!(pair, Error::Header(HeaderError::Missing { .. }), "`model-1.safetensors`");
     }
 }
 
@@ -202,7 +241,7 @@ impl Source for Failing {
             return self.files.read_at(path, offset, buf);
         }
         let (location, file) = (self.location().to_owned(), path.to_owned());
-        Err(Error::Read { location, file, source: std::io::ErrorKind::TimedOut.into() })
+        Err(SourceError::Read { location, file, source: std::io::ErrorKind::TimedOut.into() }.into())
     }
 }
 
@@ -212,14 +251,17 @@ fn what_the_source_reports_comes_through() {
     for broken in ["config.json", "model-00002-of-00002.safetensors"] {
         let files = MemorySource::new([config(), one.clone(), two.clone()]);
         let error = Checkpoint::open(Arc::new(Failing { files, broken })).unwrap_err();
-        assert!(matches!(&error, Error::Read { file, .. } if file == broken), "{error:?}");
+        assert!(
+            matches!(&error, Error::Source(SourceError::Read { file, .. }) if file == broken),
+            "{error:?}"
+        );
     }
 }
 
 #[test]
 fn refuses_a_configuration_too_large_to_be_one() {
     let huge = ("config.json".to_owned(), vec![b' '; (64 << 20) + 1]);
-    refused!([huge], Error::TooLarge { .. }, "`config.json`");
+    refused!([huge], Error::Source(SourceError::TooLarge { .. }), "`config.json`");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use smelt_core::checkpoint::{DType, Header, TensorInfo, parse_header};
-use smelt_core::{Error, Result};
+use smelt_core::{Error, HeaderError, Result};
 
 /// Parses a file in memory. `size` may lie, as a cut file does.
 fn parse_sized(file: &[u8], size: u64) -> Result<Header> {
@@ -43,27 +43,27 @@ macro_rules! refused {
     ($bytes:expr, $pattern:pat) => {
         let bytes = &$bytes;
         let error = parse(AsRef::<[u8]>::as_ref(bytes)).expect_err("must be refused");
-        assert!(matches!(error, $pattern), "{error:?}");
+        assert!(matches!(error, Error::Header($pattern)), "{error:?}");
         assert!(error.to_string().contains("`shard`"), "{error}");
     };
 }
 
 #[test]
 fn refuses_broken_lengths() {
-    refused!(b"", Error::HeaderMissing { size: 0, .. });
-    refused!(b"\x02\0\0\0\0\0\0", Error::HeaderMissing { size: 7, .. });
-    refused!(b"version https://git-lfs", Error::LfsPointer { .. });
-    refused!(file(b"", 4), Error::HeaderLength { length: 0, .. });
-    refused!(file(b"{", 4), Error::HeaderLength { length: 1, .. });
-    refused!(100_000_001_u64.to_le_bytes(), Error::HeaderLength { length: 100_000_001, .. });
-    refused!(u64::MAX.to_le_bytes(), Error::HeaderLength { length: u64::MAX, .. });
-    refused!(100_000_000_u64.to_le_bytes(), Error::HeaderPastEnd { size: 8, .. });
-    refused!(file(b"{}", 0)[..9], Error::HeaderPastEnd { length: 2, size: 9, .. });
+    refused!(b"", HeaderError::Missing { size: 0, .. });
+    refused!(b"\x02\0\0\0\0\0\0", HeaderError::Missing { size: 7, .. });
+    refused!(b"version https://git-lfs", HeaderError::LfsPointer { .. });
+    refused!(file(b"", 4), HeaderError::Length { length: 0, .. });
+    refused!(file(b"{", 4), HeaderError::Length { length: 1, .. });
+    refused!(100_000_001_u64.to_le_bytes(), HeaderError::Length { length: 100_000_001, .. });
+    refused!(u64::MAX.to_le_bytes(), HeaderError::Length { length: u64::MAX, .. });
+    refused!(100_000_000_u64.to_le_bytes(), HeaderError::PastEnd { size: 8, .. });
+    refused!(file(b"{}", 0)[..9], HeaderError::PastEnd { length: 2, size: 9, .. });
 }
 
 #[test]
 fn refuses_broken_json() {
-    refused!(file(b"{\"\xff\":1}", 0), Error::HeaderUtf8 { .. });
+    refused!(file(b"{\"\xff\":1}", 0), HeaderError::Utf8 { .. });
     let broken = [
         r"[]",
         r"{ ",
@@ -89,7 +89,7 @@ fn refuses_broken_json() {
         r#"{"__metadata__":null,"__metadata__":{}}"#,
     ];
     for header in broken {
-        refused!(file(header.as_bytes(), 1), Error::HeaderJson { .. });
+        refused!(file(header.as_bytes(), 1), HeaderError::Json { .. });
     }
 }
 
@@ -103,50 +103,50 @@ fn the_parsers_words_name_the_tensor_and_the_place() {
 #[test]
 fn deep_nesting_does_not_exhaust_the_stack() {
     let deep = "[".repeat(1_000_000);
-    refused!(file(format!(r#"{{"a":{{"x":{deep}"#).as_bytes(), 0), Error::HeaderJson { .. });
-    refused!(file(format!(r#"{{"a":{deep}"#).as_bytes(), 0), Error::HeaderJson { .. });
-    refused!(file(deep.as_bytes(), 0), Error::HeaderJson { .. });
+    refused!(file(format!(r#"{{"a":{{"x":{deep}"#).as_bytes(), 0), HeaderError::Json { .. });
+    refused!(file(format!(r#"{{"a":{deep}"#).as_bytes(), 0), HeaderError::Json { .. });
+    refused!(file(deep.as_bytes(), 0), HeaderError::Json { .. });
 }
 
 #[test]
 fn refuses_broken_tensors() {
     refused!(
         with(&[tensor("a", "U8", "[1]", 0, 1), tensor("a", "U8", "[1]", 1, 2)], 2),
-        Error::DuplicateName { .. }
+        HeaderError::DuplicateName { .. }
     );
     refused!(
         with(&[tensor("a", "U8", "[1]", 0, 1), tensor(r"\u0061", "U8", "[1]", 1, 2)], 2),
-        Error::DuplicateName { .. }
+        HeaderError::DuplicateName { .. }
     );
     let unknown = with(&[tensor("a", "F12", "[1]", 0, 1)], 1);
-    refused!(unknown, Error::UnknownDType { .. });
+    refused!(unknown, HeaderError::UnknownDType { .. });
     assert!(parse(&unknown).unwrap_err().to_string().contains("`F12`"));
-    refused!(with(&[tensor("a", "bf16", "[1]", 0, 2)], 2), Error::UnknownDType { .. });
+    refused!(with(&[tensor("a", "bf16", "[1]", 0, 2)], 2), HeaderError::UnknownDType { .. });
     for shape in ["[18446744073709551615]", "[4294967296,4294967296]", "[9223372036854775808,2,0]"] {
-        refused!(with(&[tensor("a", "U16", shape, 0, 2)], 2), Error::ShapeOverflow { .. });
+        refused!(with(&[tensor("a", "U16", shape, 0, 2)], 2), HeaderError::ShapeOverflow { .. });
     }
-    refused!(with(&[tensor("a", "F4", "[3]", 0, 2)], 2), Error::PartialByte { dtype: "F4", .. });
-    refused!(with(&[tensor("a", "F6_E2M3", "[2]", 0, 2)], 2), Error::PartialByte { .. });
+    refused!(with(&[tensor("a", "F4", "[3]", 0, 2)], 2), HeaderError::PartialByte { dtype: "F4", .. });
+    refused!(with(&[tensor("a", "F6_E2M3", "[2]", 0, 2)], 2), HeaderError::PartialByte { .. });
     for (begin, end) in [(0, 3), (0, 5), (4, 0), (0, 0), (u64::MAX, 3)] {
         let broken = with(&[tensor("a", "F32", "[1]", begin, end)], 8);
-        refused!(broken, Error::TensorBytes { needed: 4, .. });
+        refused!(broken, HeaderError::TensorBytes { needed: 4, .. });
     }
 }
 
 #[test]
 fn refuses_broken_layouts() {
     let pair = |begin, end| [tensor("a", "U8", "[8]", 0, 8), tensor("b", "U8", "[8]", begin, end)];
-    refused!(with(&pair(7, 15), 15), Error::Overlap { .. });
-    refused!(with(&pair(0, 8), 8), Error::Overlap { .. });
+    refused!(with(&pair(7, 15), 15), HeaderError::Overlap { .. });
+    refused!(with(&pair(0, 8), 8), HeaderError::Overlap { .. });
     // Inside of another one, also when it is empty.
     let inside = [tensor("a", "U8", "[8]", 0, 8), tensor("b", "U8", "[0]", 4, 4)];
-    refused!(with(&inside, 8), Error::Overlap { .. });
-    refused!(with(&pair(8, 16), 15), Error::Truncated { .. });
-    refused!(with(&pair(u64::MAX - 8, u64::MAX), 16), Error::Truncated { .. });
-    refused!(with(&pair(9, 17), 17), Error::Hole { bytes: 1, .. });
-    refused!(with(&pair(8192, 8200), 8200), Error::Hole { bytes: 8184, .. });
-    refused!(with(&[tensor("a", "U8", "[8]", 8192, 8200)], 8200), Error::Hole { bytes: 8192, .. });
-    refused!(with(&[], 5000), Error::Hole { bytes: 5000, .. });
+    refused!(with(&inside, 8), HeaderError::Overlap { .. });
+    refused!(with(&pair(8, 16), 15), HeaderError::Truncated { .. });
+    refused!(with(&pair(u64::MAX - 8, u64::MAX), 16), HeaderError::Truncated { .. });
+    refused!(with(&pair(9, 17), 17), HeaderError::Hole { bytes: 1, .. });
+    refused!(with(&pair(8192, 8200), 8200), HeaderError::Hole { bytes: 8184, .. });
+    refused!(with(&[tensor("a", "U8", "[8]", 8192, 8200)], 8200), HeaderError::Hole { bytes: 8192, .. });
+    refused!(with(&[], 5000), HeaderError::Hole { bytes: 5000, .. });
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn accepts_alignment_padding() {
     padded.resize(4096, 0);
     assert_eq!(parse(&padded).unwrap().tensors.len(), 1);
     padded.push(0);
-    assert!(matches!(parse(&padded), Err(Error::Hole { .. })));
+    assert!(matches!(parse(&padded), Err(Error::Header(HeaderError::Hole { .. }))));
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn tensors_beyond_four_gib() {
     let header = with(&[tensor("a", "U8", "[6442450944]", 0, 6_442_450_944)], 0);
     let size = header.len() as u64 + 6_442_450_944;
     assert_eq!(parse_sized(&header, size).unwrap().tensors[0].bytes, 6_442_450_944);
-    assert!(matches!(parse_sized(&header, size - 1), Err(Error::Truncated { .. })));
+    assert!(matches!(parse_sized(&header, size - 1), Err(Error::Header(HeaderError::Truncated { .. }))));
 }
 
 #[test]
@@ -320,7 +320,7 @@ proptest! {
         match (parse(&file), oracle(&file)) {
             (Ok(ours), Some(reference)) => agrees(&ours, &reference),
             (Err(error), Some(_)) => {
-                prop_assert!(matches!(error, Error::DuplicateName { .. }), "{error:?}");
+                prop_assert!(matches!(error, Error::Header(HeaderError::DuplicateName { .. })), "{error:?}");
             }
             (Ok(ours), None) => {
                 let owned: u64 = ours.tensors.iter().map(|tensor| tensor.bytes).sum();

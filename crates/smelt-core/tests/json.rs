@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use smelt_core::Error;
 use smelt_core::checkpoint::{Config, JsonText};
+use smelt_core::{CheckpointError, Error};
 
 fn parse(text: &str) -> JsonText {
     JsonText::parse("config.json", text.as_bytes()).expect("valid text")
@@ -46,7 +46,10 @@ fn non_finite_numbers_are_read_and_kept() {
     for wrong in [r#"{"a": xNaN}"#, r#"{"a": 1-Infinity}"#, r#"{"a": NaNNaN}"#, r#"{"a": +NaN}"#, "{NaN: 1}"]
     {
         let result = JsonText::parse("config.json", wrong.as_bytes());
-        assert!(matches!(result, Err(Error::Json { .. })), "{wrong}: {result:?}");
+        assert!(
+            matches!(result, Err(Error::Checkpoint(CheckpointError::Json { .. }))),
+            "{wrong}: {result:?}"
+        );
     }
 }
 

@@ -12,7 +12,7 @@ use smelt_core::layout::Family;
 use smelt_core::pipeline::{Run, Silent};
 use smelt_core::plan::{Importance, Memory, Method, Options, Origin, Plan, Statistics};
 use smelt_core::source::{FileEntry, Source};
-use smelt_core::{Error, Result};
+use smelt_core::{Error, PlanError, Result};
 use smelt_kernels::Effort;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
@@ -278,5 +278,5 @@ fn a_run_stays_within_the_plan_and_does_not_grow_with_the_model() {
     let origin = Origin::family(&checkpoint, &Family::parse(FAMILY).unwrap(), None).unwrap();
     let plan = Plan::new(&checkpoint, origin, &Options::default()).unwrap();
     let refused = plan.schedule(Memory { limit: 1 << 20, threads: 1 });
-    assert!(matches!(refused, Err(Error::Memory { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(Error::Plan(PlanError::Memory { .. }))), "{refused:?}");
 }

@@ -4,8 +4,8 @@
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 
-use smelt_core::Error;
 use smelt_core::source::{LocalSource, MemorySource, Source, testing};
+use smelt_core::{Error, SourceError};
 use tempfile::TempDir;
 
 /// A local source that removes its files at the end.
@@ -66,16 +66,16 @@ fn offsets_beyond_four_gib() {
     source.read_at("sparse", offset, &mut buf).unwrap();
     assert_eq!(&buf, b"far away");
     let result = source.read_at("sparse", offset + 1, &mut buf);
-    assert!(matches!(result, Err(Error::PastEnd { .. })), "{result:?}");
+    assert!(matches!(result, Err(Error::Source(SourceError::PastEnd { .. }))), "{result:?}");
 }
 
 #[test]
 fn missing_directory_and_file_as_directory() {
     let dir = folder(&[("file", b"")]);
     let missing = LocalSource::open(&dir.path().join("nowhere"));
-    assert!(matches!(missing, Err(Error::Directory { .. })), "{missing:?}");
+    assert!(matches!(missing, Err(Error::Source(SourceError::Directory { .. }))), "{missing:?}");
     let file = LocalSource::open(&dir.path().join("file"));
-    assert!(matches!(file, Err(Error::NotADirectory { .. })), "{file:?}");
+    assert!(matches!(file, Err(Error::Source(SourceError::NotADirectory { .. }))), "{file:?}");
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_file_cut_while_it_is_open_is_an_error() {
     source.read_at("file", 0, &mut buf).unwrap();
     fs::OpenOptions::new().write(true).open(dir.path().join("file")).unwrap().set_len(4).unwrap();
     let result = source.read_at("file", 0, &mut buf);
-    assert!(matches!(result, Err(Error::PastEnd { size: 4, .. })), "{result:?}");
+    assert!(matches!(result, Err(Error::Source(SourceError::PastEnd { size: 4, .. }))), "{result:?}");
 }
 
 #[test]
@@ -135,7 +135,7 @@ mod unix {
         let dir = folder(&[]);
         fs::write(dir.path().join(std::ffi::OsStr::from_bytes(b"bad\xff")), b"").unwrap();
         let result = LocalSource::open(dir.path()).unwrap().list();
-        assert!(matches!(result, Err(Error::FileName { .. })), "{result:?}");
+        assert!(matches!(result, Err(Error::Source(SourceError::FileName { .. }))), "{result:?}");
     }
 
     /// Nothing would ever be read from a pipe that nobody writes to.
@@ -146,7 +146,7 @@ mod unix {
         let source = LocalSource::open(dir.path()).unwrap();
         assert!(source.list().unwrap().is_empty());
         let result = source.read_at("socket", 0, &mut [0]);
-        assert!(matches!(result, Err(Error::NoSuchFile { .. })), "{result:?}");
+        assert!(matches!(result, Err(Error::Source(SourceError::NoSuchFile { .. }))), "{result:?}");
     }
 
     #[test]

@@ -20,13 +20,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
-use smelt_core::Error;
 use smelt_core::checkpoint::{Checkpoint, DType};
 use smelt_core::layout::Family;
 use smelt_core::plan::{
     Importance, Like, Memory, Mtp, Options, Origin, Override, Plan, Schedule, Transcode, family_of, options,
 };
 use smelt_core::source::LocalSource;
+use smelt_core::{Error, LayoutError, PlanError};
 use smelt_kernels::{Format, Mode, Rounding};
 
 use crate::args::{DtypeArg, LibraryArg, ModeArg, MtpArg, PlanArgs, RoundingArg, TranscodeArg};
@@ -94,8 +94,9 @@ pub(crate) fn open(model: &Path) -> Result<Checkpoint, Error> {
 /// Reads a family file of the user.
 pub(crate) fn read_family(path: &Path) -> Result<Family, Error> {
     let file = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|source| Error::FamilyFile { file: file.clone(), source })?;
-    Family::parse(&text).map_err(|source| Error::Family { file, source })
+    let text =
+        fs::read_to_string(path).map_err(|source| LayoutError::FamilyFile { file: file.clone(), source })?;
+    Family::parse(&text).map_err(|source| Error::Layout(LayoutError::Family { file, source }))
 }
 
 /// The budget of a run.
@@ -187,7 +188,7 @@ fn options(wish: &Wish) -> anyhow::Result<Options> {
 fn towers(bits: u8) -> Result<Format, Error> {
     let (mode, group_size) = (Mode::Affine, Mode::Affine.defaults().1);
     let format = Format::new(mode, bits, group_size);
-    format.ok_or_else(|| Error::Format { why: options::unknown(mode, bits, group_size) })
+    format.ok_or_else(|| Error::Plan(PlanError::Format { why: options::unknown(mode, bits, group_size) }))
 }
 
 /// The format of the run; bits and group size that are not given are the mode's.
@@ -198,5 +199,7 @@ fn run_format(args: &PlanArgs) -> Result<Option<Format>, Error> {
     let (bits, group_size) = mode.defaults();
     let (bits, group_size) = (args.bits.unwrap_or(bits), args.group_size.unwrap_or(group_size));
     let format = Format::new(mode, bits, group_size);
-    format.map(Some).ok_or_else(|| Error::Format { why: options::unknown(mode, bits, group_size) })
+    format
+        .map(Some)
+        .ok_or_else(|| Error::Plan(PlanError::Format { why: options::unknown(mode, bits, group_size) }))
 }

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::bail;
-use smelt_core::Error;
 use smelt_core::plan::allocate::BitsError;
 use smelt_core::plan::rules::{Budget, Place, RecipeError, RecipeFault, RecipeFile};
 use smelt_core::plan::{Like, Recipe, Rule};
+use smelt_core::{Error, PlanError};
 use smelt_kernels::Format;
 
 use crate::args::{FormatList, ModeArg, PlanArgs, RecipeArg};
@@ -145,7 +145,8 @@ fn choices(args: &PlanArgs) -> Vec<&'static str> {
 
 fn read(path: &Path) -> Result<RecipeFile, Error> {
     let file = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|source| Error::RecipeFile { file: file.clone(), source })?;
+    let text =
+        fs::read_to_string(path).map_err(|source| PlanError::RecipeFile { file: file.clone(), source })?;
     Ok(RecipeFile::parse(&file, &text).map_err(BitsError::from)?)
 }
 

@@ -14,7 +14,7 @@
 //! **Padding.** The format allows no bytes without an owner; the loaders that matter accept them,
 //! and writers that align tensors leave them. Accepted is what rounding up to a power of two (at
 //! most 4096, counted from the start of the file or of the data) explains, between tensors and at
-//! the end. Anything longer is [`Error::Hole`]: there a tensor was lost, or something is hidden.
+//! the end. Anything longer is [`HeaderError::Hole`]: there a tensor was lost, or something is hidden.
 //!
 //! **Order.** Names and offsets may come in any order, the header may be padded with spaces, and
 //! `__metadata__` may be missing or null. Unknown keys of a tensor are ignored.
@@ -29,7 +29,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::DType;
-use crate::{Error, Result};
+use crate::{HeaderError, Result};
 
 /// Longest header that the format allows.
 pub const MAX_HEADER: u64 = 100_000_000;
@@ -69,7 +69,7 @@ pub struct Header {
 /// fills a buffer from an offset of the file.
 ///
 /// # Errors
-/// One variant of [`Error`] for each rule above, with the names of file and tensor; and what `read`
+/// One variant of [`HeaderError`] for each rule above, with the names of file and tensor; and what `read`
 /// returns.
 pub fn parse_header(
     file: &str,
@@ -77,7 +77,7 @@ pub fn parse_header(
     mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
 ) -> Result<Header> {
     if size < 8 {
-        return Err(Error::HeaderMissing { file: file.to_owned(), size });
+        return Err(HeaderError::Missing { file: file.to_owned(), size }.into());
     }
     let mut length = [0; 8];
     read(0, &mut length)?;
@@ -85,23 +85,23 @@ pub fn parse_header(
     let mut bytes = vec![0; length as usize];
     read(8, &mut bytes)?;
     let text =
-        std::str::from_utf8(&bytes).map_err(|source| Error::HeaderUtf8 { file: file.to_owned(), source })?;
-    let raw = parse_json(text).map_err(|source| Error::HeaderJson { file: file.to_owned(), source })?;
+        std::str::from_utf8(&bytes).map_err(|source| HeaderError::Utf8 { file: file.to_owned(), source })?;
+    let raw = parse_json(text).map_err(|source| HeaderError::Json { file: file.to_owned(), source })?;
     let checks = Checks { file, size, data_start: 8 + length };
-    checks.header(raw)
+    Ok(checks.header(raw)?)
 }
 
-fn header_length(file: &str, size: u64, bytes: [u8; 8]) -> Result<u64> {
+fn header_length(file: &str, size: u64, bytes: [u8; 8]) -> Result<u64, HeaderError> {
     let file = || file.to_owned();
     if &bytes == b"version " {
-        return Err(Error::LfsPointer { file: file() });
+        return Err(HeaderError::LfsPointer { file: file() });
     }
     let length = u64::from_le_bytes(bytes);
     if !(2..=MAX_HEADER).contains(&length) {
-        return Err(Error::HeaderLength { file: file(), length, limit: MAX_HEADER });
+        return Err(HeaderError::Length { file: file(), length, limit: MAX_HEADER });
     }
     if length > size - 8 {
-        return Err(Error::HeaderPastEnd { file: file(), length, size });
+        return Err(HeaderError::PastEnd { file: file(), length, size });
     }
     Ok(length)
 }
@@ -114,9 +114,9 @@ struct Checks<'a> {
 }
 
 impl Checks<'_> {
-    fn header(&self, raw: RawHeader) -> Result<Header> {
+    fn header(&self, raw: RawHeader) -> Result<Header, HeaderError> {
         let tensors = raw.tensors.into_iter().map(|(name, tensor)| self.tensor(name, tensor));
-        let mut tensors = tensors.collect::<Result<Vec<_>>>()?;
+        let mut tensors = tensors.collect::<Result<Vec<_>, _>>()?;
         tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         self.unique_names(&tensors)?;
         self.layout(&tensors)?;
@@ -124,49 +124,50 @@ impl Checks<'_> {
     }
 
     /// One tensor alone: known dtype, countable shape, offsets of the length that both ask for.
-    fn tensor(&self, name: Box<str>, raw: RawTensor) -> Result<TensorInfo> {
+    fn tensor(&self, name: Box<str>, raw: RawTensor) -> Result<TensorInfo, HeaderError> {
         let file = || self.file.to_owned();
         let dtype = match raw.dtype {
             Ok(dtype) => dtype,
             Err(dtype) => {
-                return Err(Error::UnknownDType { file: file(), tensor: name.into(), dtype });
+                return Err(HeaderError::UnknownDType { file: file(), tensor: name.into(), dtype });
             }
         };
         let elements = raw.shape.iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim));
         let Some(bits) = elements.and_then(|count| count.checked_mul(dtype.bits())) else {
             let shape = raw.shape;
-            return Err(Error::ShapeOverflow { file: file(), tensor: name.into(), shape });
+            return Err(HeaderError::ShapeOverflow { file: file(), tensor: name.into(), shape });
         };
         if !bits.is_multiple_of(8) {
             let dtype = dtype.name();
-            return Err(Error::PartialByte { file: file(), tensor: name.into(), dtype });
+            return Err(HeaderError::PartialByte { file: file(), tensor: name.into(), dtype });
         }
         let (begin, end) = raw.offsets;
         let bytes = bits / 8;
         if end.checked_sub(begin) != Some(bytes) {
             let tensor = name.into();
-            return Err(Error::TensorBytes { file: file(), tensor, needed: bytes, begin, end });
+            return Err(HeaderError::TensorBytes { file: file(), tensor, needed: bytes, begin, end });
         }
         if end > self.size - self.data_start {
             let end = end.saturating_add(self.data_start);
-            return Err(Error::Truncated { file: file(), tensor: name.into(), end, size: self.size });
+            return Err(HeaderError::Truncated { file: file(), tensor: name.into(), end, size: self.size });
         }
         // Cannot overflow: `begin` is at most `end`, which was just found to lie inside the file.
         let offset = self.data_start + begin;
         Ok(TensorInfo { name, dtype, shape: raw.shape, offset, bytes })
     }
 
-    fn unique_names(&self, sorted: &[TensorInfo]) -> Result<()> {
+    fn unique_names(&self, sorted: &[TensorInfo]) -> Result<(), HeaderError> {
         match sorted.windows(2).find(|pair| pair[0].name == pair[1].name) {
             None => Ok(()),
-            Some(pair) => {
-                Err(Error::DuplicateName { file: self.file.to_owned(), tensor: pair[0].name.to_string() })
-            }
+            Some(pair) => Err(HeaderError::DuplicateName {
+                file: self.file.to_owned(),
+                tensor: pair[0].name.to_string(),
+            }),
         }
     }
 
     /// The tensors together: no byte with two owners, none without except padding.
-    fn layout(&self, tensors: &[TensorInfo]) -> Result<()> {
+    fn layout(&self, tensors: &[TensorInfo]) -> Result<(), HeaderError> {
         let mut by_place: Vec<&TensorInfo> = tensors.iter().collect();
         // By length too, so that an empty tensor may stand where another one starts.
         by_place.sort_unstable_by_key(|tensor| (tensor.offset, tensor.bytes));
@@ -174,7 +175,7 @@ impl Checks<'_> {
         let mut last: Option<&TensorInfo> = None;
         for tensor in by_place {
             if tensor.offset < end {
-                return Err(Error::Overlap {
+                return Err(HeaderError::Overlap {
                     file: self.file.to_owned(),
                     tensor: last.map_or_else(String::new, |last| last.name.to_string()),
                     other: tensor.name.to_string(),
@@ -188,13 +189,13 @@ impl Checks<'_> {
     }
 
     /// Refuses bytes from `end` to `next` unless aligning `next` explains them.
-    fn only_padding(&self, end: u64, next: u64) -> Result<()> {
+    fn only_padding(&self, end: u64, next: u64) -> Result<(), HeaderError> {
         let aligned = |place: u64| 1_u64 << place.trailing_zeros().min(MAX_ALIGNMENT.trailing_zeros());
         let bytes = next - end;
         if bytes == 0 || bytes < aligned(next).max(aligned(next - self.data_start)) {
             return Ok(());
         }
-        Err(Error::Hole { file: self.file.to_owned(), offset: end, bytes })
+        Err(HeaderError::Hole { file: self.file.to_owned(), offset: end, bytes })
     }
 }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::header::Text;
-use crate::{Error, Result};
+use crate::{CheckpointError, Result};
 
 /// Name of the index in a checkpoint.
 pub const INDEX: &str = "model.safetensors.index.json";
@@ -25,18 +25,22 @@ impl Index {
     /// Parses the bytes of the index called `file` (for messages).
     ///
     /// # Errors
-    /// [`Error::Utf8`], [`Error::Json`], [`Error::NoWeightMap`] and [`Error::IndexDuplicate`].
+    /// [`CheckpointError::Utf8`], [`CheckpointError::Json`], [`CheckpointError::NoWeightMap`] and
+    /// [`CheckpointError::IndexDuplicate`].
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Self> {
-        let text =
-            std::str::from_utf8(bytes).map_err(|source| Error::Utf8 { file: file.to_owned(), source })?;
+        let text = std::str::from_utf8(bytes)
+            .map_err(|source| CheckpointError::Utf8 { file: file.to_owned(), source })?;
         let mut index = parse_json(text)
-            .map_err(|source| Error::Json { file: file.to_owned(), source })?
-            .ok_or_else(|| Error::NoWeightMap { file: file.to_owned() })?;
+            .map_err(|source| CheckpointError::Json { file: file.to_owned(), source })?
+            .ok_or_else(|| CheckpointError::NoWeightMap { file: file.to_owned() })?;
         index.sort();
         let twice = index.entries.windows(2).find(|pair| pair[0].0 == pair[1].0);
         match twice {
             None => Ok(index),
-            Some(pair) => Err(Error::IndexDuplicate { file: file.to_owned(), tensor: pair[0].0.to_string() }),
+            Some(pair) => {
+                Err(CheckpointError::IndexDuplicate { file: file.to_owned(), tensor: pair[0].0.to_string() }
+                    .into())
+            }
         }
     }
 

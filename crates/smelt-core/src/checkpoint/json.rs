@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
-use crate::{Error, Result};
+use crate::{CheckpointError, Result};
 
 /// The text of a JSON object that can be edited in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,14 +29,15 @@ impl JsonText {
     /// allowed.
     ///
     /// # Errors
-    /// [`Error::Utf8`], [`Error::Json`] and [`Error::NotAnObject`].
+    /// [`CheckpointError::Utf8`], [`CheckpointError::Json`] and [`CheckpointError::NotAnObject`].
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Self> {
-        let text =
-            std::str::from_utf8(bytes).map_err(|source| Error::Utf8 { file: file.to_owned(), source })?;
-        let value = parse_value(text).map_err(|source| Error::Json { file: file.to_owned(), source })?;
+        let text = std::str::from_utf8(bytes)
+            .map_err(|source| CheckpointError::Utf8 { file: file.to_owned(), source })?;
+        let value =
+            parse_value(text).map_err(|source| CheckpointError::Json { file: file.to_owned(), source })?;
         // A bare `Infinity` becomes an object as a value, and is none as a text.
         if !value.is_object() || !text.trim_start().starts_with('{') {
-            return Err(Error::NotAnObject { file: file.to_owned() });
+            return Err(CheckpointError::NotAnObject { file: file.to_owned() }.into());
         }
         Ok(Self { text: text.to_owned() })
     }

@@ -35,7 +35,7 @@ pub use storage::Storage;
 use logical::{Pairing, Part};
 
 use crate::source::{FileEntry, Source, Stamped};
-use crate::{Error, Result};
+use crate::{CheckpointError, Result};
 
 /// Place of a tensor in [`Checkpoint::logical_tensors`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -196,11 +196,11 @@ impl Checkpoint {
     /// Whether the stored tensors are floats, or make them up.
     ///
     /// # Errors
-    /// [`Error::Storage`] with everything that is missing, spare, contradictory or unknown.
+    /// [`CheckpointError::Storage`] with everything that is missing, spare, contradictory or unknown.
     pub fn check_storage(&self) -> Result<()> {
         match &self.pairing.problems[..] {
             [] => Ok(()),
-            problems => Err(Error::Storage { problems: problems.to_vec().into() }),
+            problems => Err(CheckpointError::Storage { problems: problems.to_vec().into() }.into()),
         }
     }
 
@@ -240,7 +240,8 @@ impl Checkpoint {
     /// Fills `buf` with bytes of a tensor from `offset` (within the tensor) on.
     ///
     /// # Errors
-    /// [`Error::OutsideTensor`] if the range leaves the tensor, and those of [`Source::read_at`].
+    /// [`CheckpointError::OutsideTensor`] if the range leaves the tensor, and those of
+    /// [`Source::read_at`].
     ///
     /// # Panics
     /// If the id is of another checkpoint.
@@ -249,13 +250,14 @@ impl Checkpoint {
         let shard = &self.files.shards[tensor.shard as usize];
         let length = buf.len() as u64;
         if offset.checked_add(length).is_none_or(|end| end > tensor.bytes) {
-            return Err(Error::OutsideTensor {
+            return Err(CheckpointError::OutsideTensor {
                 shard: shard.path.clone(),
                 tensor: tensor.name.to_string(),
                 bytes: tensor.bytes,
                 offset,
                 length,
-            });
+            }
+            .into());
         }
         self.source.read_at(&shard.path, tensor.offset + offset, buf)
     }

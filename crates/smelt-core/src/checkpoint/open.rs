@@ -9,7 +9,7 @@ use super::logical::{Declared, pair};
 use super::{CONFIG, Checkpoint, Config, INDEX, Index, JsonText, Shard, Storage, StoredTensor};
 use super::{classify, files};
 use crate::source::{FileEntry, Source, Stamped, read_entry};
-use crate::{Error, Result};
+use crate::{CheckpointError, Error, Result};
 
 /// Most bytes of a configuration: thousands of per-layer overrides take a few megabytes.
 const CONFIG_LIMIT: u64 = 64 << 20;
@@ -25,7 +25,8 @@ pub(super) fn open(source: Arc<dyn Source>) -> Result<Checkpoint> {
     let listed: Vec<FileEntry> = stamps.iter().map(Stamped::entry).collect();
     let small = Small { source: &*source, listed: &listed };
     let config = small.read(CONFIG, CONFIG_LIMIT)?;
-    let config = config.ok_or_else(|| Error::NoConfig { location: source.location().to_owned() })?;
+    let config =
+        config.ok_or_else(|| CheckpointError::NoConfig { location: source.location().to_owned() })?;
     let config = Config::parse(CONFIG, &config)?.spelled_out();
     let index = small.read(INDEX, INDEX_LIMIT)?;
     let index = index.map(|bytes| Index::parse(INDEX, &bytes)).transpose()?;
@@ -33,10 +34,11 @@ pub(super) fn open(source: Arc<dyn Source>) -> Result<Checkpoint> {
     let files = classify(&listed, index.as_ref());
     every_shard(&*source, index.as_ref(), &files.shards)?;
     if files.shards.is_empty() {
-        return Err(Error::NoWeights {
+        return Err(CheckpointError::NoWeights {
             location: source.location().to_owned(),
             other: files::other_weights(&listed).map(str::to_owned),
-        });
+        }
+        .into());
     }
     let headers = read_headers(&*source, &files.shards)?;
     let tensors = merge(&*source, headers, &files.shards)?;
@@ -75,9 +77,11 @@ fn every_shard(source: &dyn Source, index: Option<&Index>, shards: &[Shard]) -> 
     let present = |name: &String| shards.binary_search_by(|shard| shard.path.cmp(name)).is_ok();
     match named.iter().find(|name| !present(name)) {
         None => Ok(()),
-        Some(missing) => {
-            Err(Error::MissingShard { location: source.location().to_owned(), shard: missing.clone() })
+        Some(missing) => Err(CheckpointError::MissingShard {
+            location: source.location().to_owned(),
+            shard: missing.clone(),
         }
+        .into()),
     }
 }
 
@@ -108,7 +112,7 @@ fn merge(source: &dyn Source, headers: Vec<Header>, shards: &[Shard]) -> Result<
     let count = headers.iter().map(|header| header.tensors.len()).sum();
     if u32::try_from(count).is_err() {
         let location = source.location().to_owned();
-        return Err(Error::TooManyTensors { location, count: count as u64 });
+        return Err(CheckpointError::TooManyTensors { location, count: count as u64 }.into());
     }
     let mut tensors = Vec::with_capacity(count);
     for (shard, header) in headers.into_iter().enumerate() {
@@ -124,11 +128,12 @@ fn merge(source: &dyn Source, headers: Vec<Header>, shards: &[Shard]) -> Result<
     tensors.sort_unstable_by(|a, b| (&a.name, a.shard).cmp(&(&b.name, b.shard)));
     match tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
         None => Ok(tensors),
-        Some(pair) => Err(Error::TensorTwice {
+        Some(pair) => Err(CheckpointError::TensorTwice {
             tensor: pair[0].name.to_string(),
             first: shards[pair[0].shard as usize].path.clone(),
             second: shards[pair[1].shard as usize].path.clone(),
-        }),
+        }
+        .into()),
     }
 }
 
@@ -145,17 +150,18 @@ fn agree(index: &Index, tensors: &[StoredTensor], shards: &[Shard]) -> Result<()
             }
             Some(tensor) if *tensor.name == *name => {
                 if shard_of(tensor) != indexed {
-                    return Err(Error::MisplacedTensor {
+                    return Err(CheckpointError::MisplacedTensor {
                         shard: shard_of(tensor).to_owned(),
                         indexed: indexed.clone(),
                         tensor: name.to_owned(),
-                    });
+                    }
+                    .into());
                 }
                 stored.next();
             }
             _ => {
                 let (shard, tensor) = (indexed.clone(), name.to_owned());
-                return Err(Error::MissingTensor { shard, tensor });
+                return Err(CheckpointError::MissingTensor { shard, tensor }.into());
             }
         }
     }
@@ -164,5 +170,5 @@ fn agree(index: &Index, tensors: &[StoredTensor], shards: &[Shard]) -> Result<()
 
 fn unindexed(tensor: &StoredTensor, shard: &str) -> Error {
     let (shard, tensor) = (shard.to_owned(), tensor.name.to_string());
-    Error::UnindexedTensor { shard, tensor }
+    Error::Checkpoint(CheckpointError::UnindexedTensor { shard, tensor })
 }

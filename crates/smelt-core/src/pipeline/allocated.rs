@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use super::Observer;
 use super::measure::{Measuring, Wanted};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{PlanError, Result};
 use crate::plan::allocate::{Allocator, Request, Scope, Target};
 use crate::plan::measures::{Measures, fingerprint};
 use crate::plan::{Importance, Memory, Options, Origin, Plan, Statistics};
@@ -60,7 +60,7 @@ impl<'a> Allocating<'a> {
         let lenient = Options { strict: false, ..options.clone() };
         let mut draft = Plan::draft(checkpoint, origin.clone(), &lenient)?;
         if let Some(note) = draft.notes.iter().find(|note| options.strict && note.is_unused()) {
-            return Err(Error::Strict { note: note.to_string() });
+            return Err(PlanError::Strict { note: note.to_string() }.into());
         }
         let scope = Scope::new((checkpoint, &origin.layout), &draft, options, request)?;
         request.check(&draft, &scope)?;

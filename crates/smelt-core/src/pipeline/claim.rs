@@ -10,7 +10,7 @@ use super::finished;
 use super::journal::{self, Contents, Header, JOURNAL, Journal, Record};
 use super::manifest::MANIFEST;
 use super::output::OutputDir;
-use crate::error::{Error, Result};
+use crate::error::{PipelineError, Result};
 use crate::source::stays_inside;
 
 /// What a directory turned out to be.
@@ -41,8 +41,9 @@ pub(super) fn claim(output: &OutputDir<'_>, header: &Header) -> Result<Claim> {
 /// Removes what an unfinished run has left in a directory, so that the next begins anew.
 ///
 /// # Errors
-/// [`Error::Finished`] for a finished output, [`Error::NotEmpty`] for what no run of smelt left,
-/// [`Error::Busy`] for a run that goes on, [`Error::Write`] for what can't be removed.
+/// [`PipelineError::Finished`] for a finished output, [`PipelineError::NotEmpty`] for what no run of
+/// smelt left, [`PipelineError::Busy`] for a run that goes on, [`PipelineError::Write`] for what can't
+/// be removed.
 pub fn discard(path: &Path) -> Result<()> {
     if !LocalDisk.is_dir(path) {
         return Ok(());
@@ -50,7 +51,7 @@ pub fn discard(path: &Path) -> Result<()> {
     let output = OutputDir::open(&LocalDisk, path)?;
     if output.look(JOURNAL)?.is_none() {
         return match output.look(MANIFEST)? {
-            Some(_) => Err(Error::Finished { path: path.to_owned() }),
+            Some(_) => Err(PipelineError::Finished { path: path.to_owned() }.into()),
             None => refuse_others(&output),
         };
     }
@@ -66,7 +67,8 @@ pub fn discard(path: &Path) -> Result<()> {
 
 /// Locks the journal and reads it.
 fn lock(output: &OutputDir<'_>) -> Result<(Box<dyn DiskFile>, Option<Contents>)> {
-    let file = output.claim(JOURNAL)?.ok_or_else(|| Error::Busy { path: output.path().to_owned() })?;
+    let file =
+        output.claim(JOURNAL)?.ok_or_else(|| PipelineError::Busy { path: output.path().to_owned() })?;
     let found = journal::read(&*file, &output.at(JOURNAL))?;
     Ok((file, found))
 }
@@ -77,7 +79,7 @@ fn refuse_others(output: &OutputDir<'_>) -> Result<()> {
     if output.is_empty_but(JOURNAL)? {
         Ok(())
     } else {
-        Err(Error::NotEmpty { path: output.path().to_owned() })
+        Err(PipelineError::NotEmpty { path: output.path().to_owned() }.into())
     }
 }
 
@@ -94,11 +96,12 @@ fn go_on(
 ) -> Result<Claim> {
     let changes = header.fingerprint.changes_since(&found.header.fingerprint);
     if !changes.is_empty() {
-        return Err(Error::OtherRun {
+        return Err(PipelineError::OtherRun {
             path: output.path().to_owned(),
             finished: false,
             changes: changes.into(),
-        });
+        }
+        .into());
     }
     let journal = Journal::resume(file, &output.at(JOURNAL), found)?;
     Ok(Claim::Open(journal, found.records.clone()))

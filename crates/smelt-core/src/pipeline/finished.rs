@@ -6,7 +6,7 @@
 use super::fingerprint::Fingerprint;
 use super::manifest::{MANIFEST, Manifest, ShardSum};
 use super::output::{OutputDir, write_error};
-use crate::error::{Error, Result};
+use crate::error::{Error, PipelineError, Result};
 
 /// Bytes hashed at once.
 const PIECE: usize = 256 << 10;
@@ -16,11 +16,12 @@ pub(super) fn check(output: &OutputDir<'_>, now: &Fingerprint) -> Result<()> {
     let manifest = Manifest::parse(output.path(), &whole(output, MANIFEST)?)?;
     let changes = now.changes_since(&manifest.made_of);
     if !changes.is_empty() {
-        return Err(Error::OtherRun {
+        return Err(PipelineError::OtherRun {
             path: output.path().to_owned(),
             finished: true,
             changes: changes.into(),
-        });
+        }
+        .into());
     }
     for (name, shard) in &manifest.shards {
         check_shard(output, name, shard)?;
@@ -52,7 +53,11 @@ fn same(output: &OutputDir<'_>, name: &str, was: &str, is: &blake3::Hash) -> Res
 }
 
 fn damaged(output: &OutputDir<'_>, file: &str, why: &str) -> Error {
-    Error::Damaged { output: output.path().to_owned(), file: file.to_owned(), why: why.to_owned() }
+    Error::Pipeline(PipelineError::Damaged {
+        output: output.path().to_owned(),
+        file: file.to_owned(),
+        why: why.to_owned(),
+    })
 }
 
 /// The size of a file that must be there.

@@ -16,7 +16,7 @@ use super::fingerprint::Fingerprint;
 use super::output::{OutputDir, write_error};
 use super::seal;
 use super::sums::PartSums;
-use crate::error::{Error, Result};
+use crate::error::{Error, PipelineError, Result};
 use crate::plan::{Plan, shard_header};
 
 /// Name of the manifest in a finished output.
@@ -61,7 +61,7 @@ impl Manifest {
     /// Reads the manifest of an output; `None` if it has none.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if it is no manifest, [`Error::Write`] if it can't be read.
+    /// [`PipelineError::Damaged`] if it is no manifest, [`PipelineError::Write`] if it can't be read.
     pub fn read(output: &Path) -> Result<Option<Self>> {
         let path = output.join(MANIFEST);
         match fs::read(&path) {
@@ -72,8 +72,13 @@ impl Manifest {
     }
 
     pub(super) fn parse(output: &Path, bytes: &[u8]) -> Result<Self> {
-        let damaged =
-            |why: String| Error::Damaged { output: output.to_owned(), file: MANIFEST.to_owned(), why };
+        let damaged = |why: String| {
+            Error::Pipeline(PipelineError::Damaged {
+                output: output.to_owned(),
+                file: MANIFEST.to_owned(),
+                why,
+            })
+        };
         let manifest: Self = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
         if manifest.version != VERSION {
             return Err(damaged(format!("it has version {}, smelt reads {VERSION}", manifest.version)));

@@ -18,7 +18,7 @@ use super::weights::Weights;
 use super::{Observer, first_error};
 use crate::checkpoint::region::{Axis, Region, elements};
 use crate::checkpoint::{Checkpoint, read};
-use crate::error::{Error, Result};
+use crate::error::{CheckpointError, Error, PlanError, Result};
 use crate::layout::cost;
 use crate::layout::pool::Pool;
 use crate::layout::pull::Puller;
@@ -76,8 +76,9 @@ impl Measuring<'_> {
     /// Measures what is wanted and adds it to `measures`.
     ///
     /// # Errors
-    /// [`Error::Memory`] if a piece does not fit, [`Error::NonFinite`] for a weight that is not finite
-    /// (unless the plan lets it through), what the source reports, [`Error::Interrupted`].
+    /// [`PlanError::Memory`] if a piece does not fit, [`CheckpointError::NonFinite`] for a weight that
+    /// is not finite (unless the plan lets it through), what the source reports,
+    /// [`Error::Interrupted`].
     pub fn run(&self, wanted: &[Wanted], measures: &mut Measures) -> Result<()> {
         let workers = self.workers(wanted)?;
         self.observer.on(&Event::Measuring { modules: wanted.len() as u64 });
@@ -113,7 +114,7 @@ impl Measuring<'_> {
         let fitting = usize::try_from(room / need).unwrap_or(usize::MAX);
         if fitting == 0 {
             let needed = need + overhead;
-            return Err(Error::Memory { tensor: task.name.clone(), needed });
+            return Err(PlanError::Memory { tensor: task.name.clone(), needed }.into());
         }
         Ok(fitting.min(self.memory.threads.max(1) + 1).min(wanted.len()).max(1))
     }
@@ -161,7 +162,7 @@ impl Measuring<'_> {
         if float.is_none_or(|float| all_finite(float, &buffers.block)) {
             return Ok(());
         }
-        Err(Error::NonFinite { tensor: task.name.clone() })
+        Err(CheckpointError::NonFinite { tensor: task.name.clone() }.into())
     }
 }
 

@@ -47,7 +47,7 @@ pub use output::free_space;
 pub use weigh::Weighed;
 
 use crate::checkpoint::{CONFIG, Checkpoint, INDEX};
-use crate::error::{Error, Result};
+use crate::error::{Error, PipelineError, Result};
 use crate::plan::{Importance, ImportanceError, MTP_FOLDER, Plan, Schedule, indexes};
 use crate::source::Stamp;
 use claim::{Claim, claim};
@@ -235,7 +235,7 @@ impl Run<'_> {
         known.for_each(|(task, weighed)| self.observer.on(&Event::Weighed { task, weighed }));
         let found = outliers(self.plan, weighed);
         if self.plan.strict && !found.is_empty() {
-            return Err(Error::Outliers { outliers: found.into() });
+            return Err(PipelineError::Outliers { outliers: found.into() }.into());
         }
         for outlier in found {
             self.observer.on(&Event::Outlier(outlier));
@@ -282,7 +282,11 @@ impl Run<'_> {
             .collect();
         let then = self.checkpoint.stamps().map(|file| (file.path.clone(), file.stamp.clone())).collect();
         let changes = fingerprint::files_changed(&then, &now);
-        if changes.is_empty() { Ok(()) } else { Err(Error::SourceChanged { changes: changes.into() }) }
+        if changes.is_empty() {
+            Ok(())
+        } else {
+            Err(PipelineError::SourceChanged { changes: changes.into() }.into())
+        }
     }
 
     fn copy_side_files(&self, output: &OutputDir<'_>) -> Result<Sides> {
@@ -343,13 +347,13 @@ fn first_error(results: Vec<Result<()>>) -> Result<()> {
 /// Refuses an output directory that lies inside the source's.
 ///
 /// # Errors
-/// [`Error::InsideSource`].
+/// [`PipelineError::InsideSource`].
 pub fn check_outside(source: &Path, output: &Path) -> Result<()> {
     let inside = match (source.canonicalize(), resolved(output)) {
         (Ok(source), Some(output)) => output.starts_with(source),
         _ => false,
     };
-    if inside { Err(Error::InsideSource { path: output.to_owned() }) } else { Ok(()) }
+    if inside { Err(PipelineError::InsideSource { path: output.to_owned() }.into()) } else { Ok(()) }
 }
 
 /// The path without links and dots, of a directory that need not exist yet.

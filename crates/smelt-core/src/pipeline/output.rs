@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::disk::{Disk, DiskFile, Entry, Open};
-use crate::error::{Error, Result};
+use crate::error::{Error, PipelineError, Result};
 
 /// What the name of a file ends in until it is complete.
 const TEMPORARY: &str = ".partial";
@@ -54,7 +54,7 @@ impl<'a> OutputDir<'a> {
             return Ok(new);
         }
         if disk.look(path).map_err(write_error(path))?.is_some() {
-            return Err(Error::OutputNotADirectory { path: path.to_owned() });
+            return Err(PipelineError::OutputNotADirectory { path: path.to_owned() }.into());
         }
         let above = path.ancestors().take_while(|above| !above.as_os_str().is_empty() && !disk.is_dir(above));
         let missing: Vec<&Path> = above.collect();
@@ -101,7 +101,7 @@ impl<'a> OutputDir<'a> {
     pub(super) fn claim(&self, name: &str) -> Result<Option<Box<dyn DiskFile>>> {
         let path = self.at(name);
         if self.look(name)?.is_some_and(|entry| !matches!(entry, Entry::File { .. })) {
-            return Err(Error::NotEmpty { path: self.path.clone() });
+            return Err(PipelineError::NotEmpty { path: self.path.clone() }.into());
         }
         self.disk.claim(&path).map_err(write_error(&path))
     }
@@ -115,7 +115,7 @@ impl<'a> OutputDir<'a> {
     pub(super) fn check_space(&self, needed: u64) -> Result<()> {
         let free = self.disk.free_space(&self.path).map_err(write_error(&self.path))?;
         if free < needed {
-            return Err(Error::DiskFull { path: self.path.clone(), needed, free });
+            return Err(PipelineError::DiskFull { path: self.path.clone(), needed, free }.into());
         }
         Ok(())
     }
@@ -326,5 +326,5 @@ impl Pending {
 /// Names the path in an error of the operating system.
 pub(super) fn write_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Write { path, source }
+    move |source| Error::Pipeline(PipelineError::Write { path, source })
 }

@@ -16,7 +16,7 @@ use super::weigh::Tally;
 use super::weights::Weights;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::region::{Region, elements};
-use crate::error::{Error, Result};
+use crate::error::{CheckpointError, Error, Result};
 use crate::layout::pool::Pool;
 use crate::layout::pull::Puller;
 use crate::plan::blocks::{Block, Cut};
@@ -191,7 +191,7 @@ impl Worker<'_> {
     fn settle(&self, open: &OpenTask, tally: &Tally, finite: bool) -> Result<()> {
         let Shared { plan, .. } = self.shared;
         if !finite && !plan.allow_nonfinite {
-            return Err(Error::NonFinite { tensor: plan.tasks[open.index].name.clone() });
+            return Err(CheckpointError::NonFinite { tensor: plan.tasks[open.index].name.clone() }.into());
         }
         open.weigh(tally);
         Ok(())

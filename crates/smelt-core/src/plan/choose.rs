@@ -13,7 +13,7 @@ use super::transcode::{Moved, Not, Transcode, moved};
 use super::treatment::{Treatment, treatment};
 use super::{Note, Options, Part, Spec, Task, mtp};
 use crate::checkpoint::{Checkpoint, DType, Storage};
-use crate::error::{Error, Result};
+use crate::error::{PlanError, Result};
 use crate::layout::{Graph, Layout, Module, Output, Own, Role};
 
 /// What is to happen with a module.
@@ -40,7 +40,7 @@ pub(super) fn refuse_packed(checkpoint: &Checkpoint, options: &Options) -> Resul
     checkpoint.check_storage()?;
     match checkpoint.storage() {
         storage @ Storage::Mlx { .. } if !options.allow_requantize => {
-            Err(Error::Requantize { storage: storage.describe() })
+            Err(PlanError::Requantize { storage: storage.describe() }.into())
         }
         _ => Ok(()),
     }
@@ -90,7 +90,7 @@ pub(super) fn tasks(
         notes.extend(like.notes(verdicts.iter().map(|(output, verdict)| (*output, verdict))));
     }
     match notes.iter().find(|note| note.is_fallback()) {
-        Some(note) if options.strict => Err(Error::Strict { note: note.to_string() }),
+        Some(note) if options.strict => Err(PlanError::Strict { note: note.to_string() }.into()),
         _ => Ok(Chosen { tasks, effects, treatments }),
     }
 }
@@ -230,8 +230,9 @@ fn task(
         && output.cast
         && graph.node(node).dtype.is_floating()
     {
-        node =
-            graph.cast(node, dtype).map_err(|error| Error::Dtype { tensor: output.name.clone(), error })?;
+        node = graph
+            .cast(node, dtype)
+            .map_err(|error| PlanError::Dtype { tensor: output.name.clone(), error })?;
     }
     let (dtype, shape) = (graph.node(node).dtype, graph.node(node).shape.to_vec());
     let format = match choice {
@@ -264,7 +265,7 @@ fn fitting(
     notes: &mut Vec<Note>,
 ) -> Result<Option<Format>> {
     if dtype.float().is_none() {
-        return Err(Error::NotFloat { tensor: output.name.clone(), dtype });
+        return Err(PlanError::NotFloat { tensor: output.name.clone(), dtype }.into());
     }
     let row = shape.last().copied().unwrap_or(0);
     let group_size = format.group_size() as u64;
@@ -303,6 +304,6 @@ fn part(name: String, dtype: DType, shape: Vec<u64>) -> Result<Part> {
     let bytes = elements.and_then(|elements| dtype.bytes(elements));
     match bytes {
         Some(bytes) => Ok(Part { name, dtype, shape, bytes, shard: 0, offset: 0 }),
-        None => Err(Error::TensorSize { tensor: name }),
+        None => Err(PlanError::TensorSize { tensor: name }.into()),
     }
 }

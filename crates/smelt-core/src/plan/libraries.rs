@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::checkpoint::Config;
-use crate::error::{Error, Result};
+use crate::error::{LayoutError, Result};
 use crate::layout::family::{self, Family};
 
 /// Names as near as this, of 1 for equal ones, are worth a hint.
@@ -83,7 +83,7 @@ pub(super) fn check(config: &Config, family: &Family, library: &str) -> Result<(
         return if own {
             Ok(())
         } else {
-            Err(Error::NotInLibrary { library, model_type: model_type.to_owned(), other })
+            Err(LayoutError::NotInLibrary { library, model_type: model_type.to_owned(), other }.into())
         };
     };
     let keys: Vec<String> = required.iter().filter(|key| config.get(key).is_none()).cloned().collect();
@@ -91,7 +91,7 @@ pub(super) fn check(config: &Config, family: &Family, library: &str) -> Result<(
         return Ok(());
     }
     let writer = config.get("transformers_version").and_then(Value::as_str).map(str::to_owned);
-    Err(Error::ConfigKeys { library, model_type: model_type.to_owned(), keys, writer })
+    Err(LayoutError::ConfigKeys { library, model_type: model_type.to_owned(), keys, writer }.into())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use smelt_kernels::Format;
 use super::allocate::BitsError;
 use super::{Plan, Spec};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, PipelineError, Result};
 
 /// The version of the file, and of the way in which errors are measured.
 const VERSION: u32 = 2;
@@ -64,9 +64,9 @@ impl Measures {
     /// Writes the file, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Write`].
+    /// [`PipelineError::Write`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        let error = |source| Error::Write { path: path.to_owned(), source };
+        let error = |source| Error::Pipeline(PipelineError::Write { path: path.to_owned(), source });
         let mut text = serde_json::to_string(self).map_err(|why| error(why.into()))?;
         text.push('\n');
         let temporary = path.with_extension("json.partial");

@@ -7,7 +7,7 @@
 use super::blocks::{Block, Cut};
 use super::importance::block_bytes as weight_bytes;
 use super::{Plan, Task};
-use crate::error::{Error, Result};
+use crate::error::{PlanError, Result};
 use crate::layout::{Graph, cost};
 
 /// What a run may use.
@@ -50,7 +50,7 @@ impl Plan {
     /// Shares out a budget.
     ///
     /// # Errors
-    /// [`Error::Memory`] if not even one worker can do its smallest block.
+    /// [`PlanError::Memory`] if not even one worker can do its smallest block.
     pub fn schedule(&self, memory: Memory) -> Result<Schedule> {
         let room = memory.limit.saturating_sub(self.overhead());
         let (least, task) = self.least();
@@ -59,7 +59,7 @@ impl Plan {
         match (workers, task) {
             (0, Some(task)) => {
                 let needed = least + self.read_overhead + self.overhead();
-                Err(Error::Memory { tensor: task.name.clone(), needed })
+                Err(PlanError::Memory { tensor: task.name.clone(), needed }.into())
             }
             (workers, _) => {
                 let workers = workers.max(1);

@@ -51,7 +51,7 @@ use allocate::{Allocation, BitsError};
 
 use crate::checkpoint::region::{Axis, Region};
 use crate::checkpoint::{Checkpoint, DType, LogicalTensor, StoredId};
-use crate::error::{Error, Result};
+use crate::error::{Error, LayoutError, PlanError, Result};
 use crate::layout::discovered::{self, Trace};
 use crate::layout::family::{self, Family};
 use crate::layout::{Dropped, Graph, Layout, NodeId, Role};
@@ -232,17 +232,19 @@ impl Task {
 /// The family that a checkpoint belongs to: the user's own, or the one of its `model_type`.
 ///
 /// # Errors
-/// [`Error::ModelType`] if smelt has none.
+/// [`LayoutError::ModelType`] if smelt has none.
 pub fn family_of<'a>(checkpoint: &Checkpoint, own: Option<&'a Family>) -> Result<&'a Family> {
     if let Some(own) = own {
         return Ok(own);
     }
     let config = checkpoint.config();
-    let model_type = config.model_type().ok_or(Error::NoModelType)?;
-    family::of_config(config).ok_or_else(|| Error::ModelType {
-        model_type: model_type.to_owned(),
-        near: libraries::near(model_type),
-        libraries: libraries::of_type(model_type),
+    let model_type = config.model_type().ok_or(LayoutError::NoModelType)?;
+    family::of_config(config).ok_or_else(|| {
+        Error::Layout(LayoutError::ModelType {
+            model_type: model_type.to_owned(),
+            near: libraries::near(model_type),
+            libraries: libraries::of_type(model_type),
+        })
     })
 }
 
@@ -265,11 +267,12 @@ fn target_of<'a>(checkpoint: &Checkpoint, family: &'a Family, asked: Option<&'a 
     if described(target) {
         return Ok(target);
     }
-    Err(Error::Target {
+    Err(LayoutError::Target {
         family: family.name.clone(),
         target: target.to_owned(),
         known: family.targets.clone(),
-    })
+    }
+    .into())
 }
 
 /// A layout with what the plan says of where it comes from.
@@ -287,16 +290,17 @@ impl Origin {
     /// The layout of a checkpoint by its family.
     ///
     /// # Errors
-    /// [`Error::Layout`] with everything that does not fit, [`Error::Target`] if the family does not
-    /// describe the model of the library that is to load the result, [`Error::NotInLibrary`] or
-    /// [`Error::ConfigKeys`] if that library loads no model with such a config.
+    /// [`LayoutError::Misfit`] with everything that does not fit, [`LayoutError::Target`] if the family
+    /// does not describe the model of the library that is to load the result,
+    /// [`LayoutError::NotInLibrary`] or [`LayoutError::ConfigKeys`] if that library loads no model with
+    /// such a config.
     pub fn family(checkpoint: &Checkpoint, family: &Family, target: Option<&str>) -> Result<Self> {
         checkpoint.check_storage()?;
         let target = target_of(checkpoint, family, target)?;
         libraries::check(checkpoint.config(), family, target)?;
-        let layout = family
-            .layout(checkpoint.config(), checkpoint, target)
-            .map_err(|problems| Error::Layout { family: family.name.clone(), problems: problems.into() })?;
+        let layout = family.layout(checkpoint.config(), checkpoint, target).map_err(|problems| {
+            LayoutError::Misfit { family: family.name.clone(), problems: problems.into() }
+        })?;
         let active_share = family.active_share(checkpoint.config(), checkpoint).ok().flatten();
         Ok(Self { name: family.name.clone(), layout, active_share })
     }
@@ -304,14 +308,14 @@ impl Origin {
     /// The layout of a checkpoint as a library was seen to make it.
     ///
     /// # Errors
-    /// [`Error::OtherCheckpoint`] if the trace is of another one, [`Error::Discovered`] with
-    /// everything that the library refuses or smelt does not compute.
+    /// [`LayoutError::OtherCheckpoint`] if the trace is of another one, [`LayoutError::Discovered`]
+    /// with everything that the library refuses or smelt does not compute.
     pub fn discovered(checkpoint: &Checkpoint, trace: &Trace) -> Result<Self> {
         checkpoint.check_storage()?;
         if trace.digest != discovered::digest(checkpoint) {
-            return Err(Error::OtherCheckpoint);
+            return Err(LayoutError::OtherCheckpoint.into());
         }
-        let layout = trace.layout(checkpoint).map_err(|problems| Error::Discovered {
+        let layout = trace.layout(checkpoint).map_err(|problems| LayoutError::Discovered {
             library: trace.library.clone(),
             problems: problems.into(),
         })?;
@@ -391,7 +395,7 @@ impl Plan {
     /// and read again must be before it runs.
     ///
     /// # Errors
-    /// [`Error::OtherSource`] naming the first tensor that differs.
+    /// [`PlanError::OtherSource`] naming the first tensor that differs.
     pub fn check_source(&self, checkpoint: &Checkpoint) -> Result<()> {
         let found = source_tensors(checkpoint);
         let differs = |(planned, found): &(&SourceTensor, &SourceTensor)| planned != found;
@@ -399,7 +403,7 @@ impl Plan {
         let first = pairs.clone().find(differs).map(|(planned, _)| planned.name.clone());
         match first {
             None if found.len() == self.source_tensors.len() => Ok(()),
-            first => Err(Error::OtherSource { tensor: first.unwrap_or_default() }),
+            first => Err(PlanError::OtherSource { tensor: first.unwrap_or_default() }.into()),
         }
     }
 }

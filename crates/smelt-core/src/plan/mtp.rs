@@ -11,7 +11,7 @@ use smelt_kernels::{Format, Mode};
 use super::config::{SOURCE_QUANTIZATION, quantization};
 use super::{Note, Options, Task};
 use crate::checkpoint::{Checkpoint, Config};
-use crate::error::{Error, Result};
+use crate::error::{LayoutError, Result};
 use crate::layout::{Layout, Role, looks_like_mtp};
 
 /// The folder, with what follows it in a path.
@@ -52,7 +52,7 @@ pub(super) fn separate(
     }
     let taken = layout
         .separate_mtp(checkpoint)
-        .map_err(|problems| Error::Layout { family: family.to_owned(), problems: problems.into() })?;
+        .map_err(|problems| LayoutError::Misfit { family: family.to_owned(), problems: problems.into() })?;
     let mut unmarked = layout.dropped.iter().filter(|dropped| looks_like_mtp(&dropped.tensor));
     match unmarked.next().map(|first| first.tensor.clone()) {
         Some(first) => notes.push(Note::MtpUnknown { tensors: 1 + unmarked.count() as u64, first }),

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::stamp::{Stamp, Stamped, decimal};
 use super::{FileEntry, Source};
-use crate::{Error, Result};
+use crate::{Error, Result, SourceError};
 
 /// Handles kept open. Threads in the middle of a read may hold a few more for a moment.
 const MAX_HANDLES: usize = 48;
@@ -62,18 +62,19 @@ impl LocalSource {
     /// A source over the files of `dir`.
     ///
     /// # Errors
-    /// [`Error::Directory`] if there is no such directory, [`Error::NotADirectory`] for a file.
+    /// [`SourceError::Directory`] if there is no such directory, [`SourceError::NotADirectory`] for a
+    /// file.
     pub fn open(dir: &Path) -> Result<Self> {
         let location = dir.display().to_string();
         match fs::metadata(dir) {
-            Err(source) => Err(Error::Directory { path: location, source }),
-            Ok(found) if !found.is_dir() => Err(Error::NotADirectory { path: location }),
+            Err(source) => Err(SourceError::Directory { path: location, source }.into()),
+            Ok(found) if !found.is_dir() => Err(SourceError::NotADirectory { path: location }.into()),
             Ok(_) => Ok(Self { dir: dir.to_owned(), location, handles: Mutex::default() }),
         }
     }
 
     fn no_such_file(&self, path: &str) -> Error {
-        Error::NoSuchFile { location: self.location.clone(), file: path.to_owned() }
+        Error::Source(SourceError::NoSuchFile { location: self.location.clone(), file: path.to_owned() })
     }
 
     fn read_error(&self, path: &str, source: io::Error) -> Error {
@@ -81,7 +82,7 @@ impl LocalSource {
         if missing.contains(&source.kind()) {
             return self.no_such_file(path);
         }
-        Error::Read { location: self.location.clone(), file: path.to_owned(), source }
+        Error::Source(SourceError::Read { location: self.location.clone(), file: path.to_owned(), source })
     }
 
     /// The handle of `path`, from the cache or opened.
@@ -117,7 +118,8 @@ impl LocalSource {
     /// not followed round and round.
     fn walk(&self, prefix: &str, above: &mut Vec<PathBuf>, files: &mut Vec<Stamped>) -> Result<()> {
         let dir = self.dir.join(prefix);
-        let failed = |source| Error::Directory { path: dir.display().to_string(), source };
+        let failed =
+            |source| Error::Source(SourceError::Directory { path: dir.display().to_string(), source });
         let real = fs::canonicalize(&dir).map_err(failed)?;
         if above.contains(&real) {
             return Ok(());
@@ -138,7 +140,7 @@ impl LocalSource {
         files: &mut Vec<Stamped>,
     ) -> Result<()> {
         let name = entry.file_name();
-        let name = name.to_str().ok_or_else(|| Error::FileName {
+        let name = name.to_str().ok_or_else(|| SourceError::FileName {
             location: self.location.clone(),
             name: name.to_string_lossy().into_owned(),
         })?;
@@ -176,12 +178,14 @@ impl Source for LocalSource {
         if buf.is_empty() {
             return Ok(());
         }
-        let past_end = |size, length| Error::PastEnd {
-            location: self.location.clone(),
-            file: path.to_owned(),
-            size,
-            offset,
-            length,
+        let past_end = |size, length| {
+            Error::Source(SourceError::PastEnd {
+                location: self.location.clone(),
+                file: path.to_owned(),
+                size,
+                offset,
+                length,
+            })
         };
         let length = buf.len() as u64;
         if offset.checked_add(length).is_none_or(|end| end > handle.size) {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{FileEntry, Source};
 use crate::checkpoint::{CONFIG, DType};
-use crate::error::{Error, Result};
+use crate::error::{Result, SourceError};
 
 /// A source whose shards have headers and nothing but zeros behind them.
 #[derive(Debug)]
@@ -45,10 +45,10 @@ impl ManifestSource {
     /// Parses the text of a manifest; `name` is for messages.
     ///
     /// # Errors
-    /// [`Error::Manifest`] if it is none.
+    /// [`SourceError::Manifest`] if it is none.
     pub fn parse(name: &str, text: &str) -> Result<Self> {
-        let manifest: Manifest =
-            serde_json::from_str(text).map_err(|source| Error::Manifest { file: name.to_owned(), source })?;
+        let manifest: Manifest = serde_json::from_str(text)
+            .map_err(|source| SourceError::Manifest { file: name.to_owned(), source })?;
         let config = manifest.config.to_string().into_bytes();
         let mut files = BTreeMap::from([(CONFIG.to_owned(), (config.clone(), config.len() as u64))]);
         for (file, tensors) in manifest.files {
@@ -122,11 +122,13 @@ impl Source for ManifestSource {
         let (bytes, size) = self
             .files
             .get(path)
-            .ok_or_else(|| Error::NoSuchFile { location: location(), file: path.to_owned() })?;
+            .ok_or_else(|| SourceError::NoSuchFile { location: location(), file: path.to_owned() })?;
         let length = buf.len() as u64;
         if length > 0 && offset.checked_add(length).is_none_or(|end| end > *size) {
             let file = path.to_owned();
-            return Err(Error::PastEnd { location: location(), file, size: *size, offset, length });
+            return Err(
+                SourceError::PastEnd { location: location(), file, size: *size, offset, length }.into()
+            );
         }
         buf.fill(0);
         let known = bytes.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{FileEntry, Source};
-use crate::{Error, Result};
+use crate::{Result, SourceError};
 
 /// A [`Source`] whose files are byte vectors.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +42,7 @@ impl Source for MemorySource {
     }
 
     fn read_at(&self, path: &str, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let bytes = self.files.get(path).ok_or_else(|| Error::NoSuchFile {
+        let bytes = self.files.get(path).ok_or_else(|| SourceError::NoSuchFile {
             location: self.location().to_owned(),
             file: path.to_owned(),
         })?;
@@ -51,7 +51,7 @@ impl Source for MemorySource {
         }
         let start = usize::try_from(offset).ok();
         let range = start.and_then(|start| Some(start..start.checked_add(buf.len())?));
-        let part = range.and_then(|range| bytes.get(range)).ok_or_else(|| Error::PastEnd {
+        let part = range.and_then(|range| bytes.get(range)).ok_or_else(|| SourceError::PastEnd {
             location: self.location().to_owned(),
             file: path.to_owned(),
             size: bytes.len() as u64,

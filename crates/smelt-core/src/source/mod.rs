@@ -18,7 +18,7 @@ pub use manifest::ManifestSource;
 pub use memory::MemorySource;
 pub use stamp::{Stamp, Stamped};
 
-use crate::{Error, Result};
+use crate::{Error, Result, SourceError};
 
 /// A file of a [`Source`].
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -58,30 +58,33 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// Of an empty `buf` only the file is checked, not the offset.
     ///
     /// # Errors
-    /// [`Error::NoSuchFile`] for a path that [`list`](Self::list) would not give (a folder, a path
-    /// that leaves the source), [`Error::PastEnd`] for a range that does not lie inside the file,
-    /// [`Error::Read`] for what the system reports. What `buf` holds then is not defined.
+    /// [`SourceError::NoSuchFile`] for a path that [`list`](Self::list) would not give (a folder, a
+    /// path that leaves the source), [`SourceError::PastEnd`] for a range that does not lie inside the
+    /// file, [`SourceError::Read`] for what the system reports. What `buf` holds then is not defined.
     fn read_at(&self, path: &str, offset: u64, buf: &mut [u8]) -> Result<()>;
 }
 
 /// Reads the file `path` as a whole if it is at most `limit` bytes long.
 ///
 /// # Errors
-/// Those of [`Source::list`] and [`Source::read_at`], and [`Error::TooLarge`].
+/// Those of [`Source::list`] and [`Source::read_at`], and [`SourceError::TooLarge`].
 pub fn read_whole(source: &dyn Source, path: &str, limit: u64) -> Result<Vec<u8>> {
     let files = source.list()?;
     let place = files.binary_search_by(|entry| entry.path.as_str().cmp(path));
-    let place = place
-        .map_err(|_| Error::NoSuchFile { location: source.location().to_owned(), file: path.to_owned() })?;
+    let place = place.map_err(|_| SourceError::NoSuchFile {
+        location: source.location().to_owned(),
+        file: path.to_owned(),
+    })?;
     read_entry(source, &files[place], limit)
 }
 
 /// [`read_whole`] for a file that is already listed: no second walk of the folders.
 ///
 /// # Errors
-/// Those of [`Source::read_at`], and [`Error::TooLarge`].
+/// Those of [`Source::read_at`], and [`SourceError::TooLarge`].
 pub fn read_entry(source: &dyn Source, file: &FileEntry, limit: u64) -> Result<Vec<u8>> {
-    let too_large = || Error::TooLarge { file: file.path.clone(), size: file.size, limit };
+    let too_large =
+        || Error::Source(SourceError::TooLarge { file: file.path.clone(), size: file.size, limit });
     if file.size > limit {
         return Err(too_large());
     }

@@ -3,7 +3,7 @@
 //! For the tests of implementations, here and in other crates.
 
 use super::{FileEntry, Source, read_whole};
-use crate::{Error, Result};
+use crate::{Error, Result, SourceError};
 
 /// Files of the fixture: nested, empty, in an order that is not theirs.
 const FILES: [(&str, &[u8]); 5] = [
@@ -60,7 +60,7 @@ fn refuses_reads_past_the_end(source: &dyn Source) {
     for (offset, length) in [(0, 11), (9, 2), (10, 1), (1 << 40, 1), (u64::MAX, 1), (u64::MAX, 9)] {
         let result = read(source, "b.bin", offset, length);
         assert!(
-            matches!(result, Err(Error::PastEnd { size: 10, .. })),
+            matches!(result, Err(Error::Source(SourceError::PastEnd { size: 10, .. }))),
             "{length} bytes at {offset} of ten must be past the end: {result:?}"
         );
     }
@@ -74,7 +74,7 @@ fn refuses_names_it_does_not_list(source: &dyn Source) {
         for length in [0, 1] {
             let result = read(source, name, 0, length);
             assert!(
-                matches!(result, Err(Error::NoSuchFile { .. })),
+                matches!(result, Err(Error::Source(SourceError::NoSuchFile { .. }))),
                 "`{name}` must not be a file: {result:?}"
             );
         }
@@ -85,8 +85,11 @@ fn reads_whole_files(source: &dyn Source) {
     let whole = |path, limit| read_whole(source, path, limit);
     assert_eq!(whole("b.bin", 10).expect("ten bytes, ten allowed"), b"0123456789");
     assert!(whole("sub/empty", 0).expect("an empty file").is_empty());
-    assert!(matches!(whole("b.bin", 9), Err(Error::TooLarge { size: 10, limit: 9, .. })));
-    assert!(matches!(whole("missing", 9), Err(Error::NoSuchFile { .. })));
+    assert!(matches!(
+        whole("b.bin", 9),
+        Err(Error::Source(SourceError::TooLarge { size: 10, limit: 9, .. }))
+    ));
+    assert!(matches!(whole("missing", 9), Err(Error::Source(SourceError::NoSuchFile { .. }))));
 }
 
 /// More files than an implementation would keep open, read by several threads in different orders.

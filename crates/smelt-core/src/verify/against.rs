@@ -20,7 +20,7 @@ use super::parameter::{Parameter, Stored};
 use super::verdict::{Comparison, compared, kinds, outliers, tell};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
-use crate::error::Error;
+use crate::error::LayoutError;
 use crate::layout::pool::Pool;
 use crate::layout::pull::Puller;
 use crate::layout::{Family, Graph, Layout, NodeId, Role, cost};
@@ -80,7 +80,7 @@ pub(super) fn layout(
     match (best, refused) {
         (Some((_, layout)), _) => Ok(layout),
         (None, Some(error)) => Err(error),
-        (None, None) => Err(Error::NoModelType),
+        (None, None) => Err(LayoutError::NoModelType.into()),
     }
 }
 
@@ -90,7 +90,7 @@ pub(super) fn parted(source: &Checkpoint, family: &Family, model: Layout) -> Res
     apart.outputs.clear();
     apart
         .separate_mtp(source)
-        .map_err(|problems| Error::Layout { family: family.name.clone(), problems: problems.into() })?;
+        .map_err(|problems| LayoutError::Misfit { family: family.name.clone(), problems: problems.into() })?;
     Ok(vec![model, apart])
 }
 

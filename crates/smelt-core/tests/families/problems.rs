@@ -1,9 +1,9 @@
 //! What does not fit, said with the names that a user needs.
 
 use serde_json::{Value, json};
-use smelt_core::Error;
 use smelt_core::layout::{Family, Problem, family};
 use smelt_core::plan::{Options, Origin, Plan, family_of};
+use smelt_core::{Error, LayoutError};
 
 use crate::common::Model;
 use crate::{layout_of, open};
@@ -17,9 +17,9 @@ fn problems(name: &str, change: impl FnOnce(&mut Model)) -> String {
         |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     match layout_of(&checkpoint, None) {
         Ok(_) => "fits".to_owned(),
-        Err(Error::Layout { problems, .. }) => lines(&problems.0),
+        Err(Error::Layout(LayoutError::Misfit { problems, .. })) => lines(&problems.0),
         // The library's own complaint comes first; this is about the family's.
-        Err(Error::ConfigKeys { .. }) => {
+        Err(Error::Layout(LayoutError::ConfigKeys { .. })) => {
             let family = family_of(&checkpoint, None).unwrap();
             lines(&family.layout(checkpoint.config(), &checkpoint, "mlx-lm").unwrap_err())
         }
@@ -135,7 +135,10 @@ fn a_library_without_a_model_of_the_type_is_refused_with_the_one_that_has() {
         "mlx-lm 0.32.2 has no model of type `qwen3_embedding`; mlx-vlm 0.7.10 has: give `--target mlx-vlm`"
     );
     // A user's own family may be for a library of the user's own.
-    assert!(matches!(with(&Family::parse(&text).unwrap(), "mlx-lm"), Error::Layout { .. }));
+    assert!(matches!(
+        with(&Family::parse(&text).unwrap(), "mlx-lm"),
+        Error::Layout(LayoutError::Misfit { .. })
+    ));
 }
 
 #[test]

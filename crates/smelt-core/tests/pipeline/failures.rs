@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use smelt_core::pipeline::{JOURNAL, Run, Silent, check_outside};
 use smelt_core::plan::{Method, Note, Options, Override};
 use smelt_core::source::{FileEntry, MemorySource, Source};
-use smelt_core::{Error, Result};
+use smelt_core::{CheckpointError, Error, PipelineError, Result, SourceError};
 
 use crate::common::Model;
 use crate::{PLENTY, contents, execute, open, open_source, plan};
@@ -38,9 +38,9 @@ impl Source for Failing {
         let (location, file) = (self.location().to_owned(), path.to_owned());
         if self.cut {
             let length = buf.len() as u64;
-            return Err(Error::PastEnd { location, file, size: offset, offset, length });
+            return Err(SourceError::PastEnd { location, file, size: offset, offset, length }.into());
         }
-        Err(Error::Read { location, file, source: std::io::Error::other("the disk is gone") })
+        Err(SourceError::Read { location, file, source: std::io::Error::other("the disk is gone") }.into())
     }
 }
 
@@ -131,7 +131,10 @@ fn nan_and_infinity_are_named_wherever_they_stand() {
             let folder = tempfile::tempdir().unwrap();
             let checked = plan(&checkpoint, &Options::default()).unwrap();
             let error = execute(&checked, &checkpoint, PLENTY, folder.path()).unwrap_err();
-            assert!(matches!(&error, Error::NonFinite { tensor } if tensor == parameter), "{error}");
+            assert!(
+                matches!(&error, Error::Checkpoint(CheckpointError::NonFinite { tensor }) if tensor == parameter),
+                "{error}"
+            );
             assert!(!folder.path().join("config.json").exists());
             let let_through = Options { allow_nonfinite: true, ..Options::default() };
             let unchecked = plan(&checkpoint, &let_through).unwrap();
@@ -147,10 +150,13 @@ fn an_output_with_something_in_it_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("mine"), "mine").unwrap();
     let error = execute(&plan, &checkpoint, PLENTY, folder.path()).unwrap_err();
-    assert!(matches!(error, Error::NotEmpty { .. }), "{error}");
+    assert!(matches!(error, Error::Pipeline(PipelineError::NotEmpty { .. })), "{error}");
     assert_eq!(contents(folder.path()).len(), 1);
     let error = execute(&plan, &checkpoint, PLENTY, &folder.path().join("mine")).unwrap_err();
-    assert!(matches!(error, Error::OutputNotADirectory { .. }), "a file is no directory: {error}");
+    assert!(
+        matches!(error, Error::Pipeline(PipelineError::OutputNotADirectory { .. })),
+        "a file is no directory: {error}"
+    );
     assert_eq!(contents(folder.path())["mine"], b"mine");
 }
 
@@ -159,7 +165,9 @@ fn an_output_inside_the_source_is_refused_under_any_name() {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("source");
     fs::create_dir(&source).unwrap();
-    let inside = |output: &Path| matches!(check_outside(&source, output), Err(Error::InsideSource { .. }));
+    let inside = |output: &Path| {
+        matches!(check_outside(&source, output), Err(Error::Pipeline(PipelineError::InsideSource { .. })))
+    };
     assert!(inside(&source));
     assert!(inside(&source.join("out")));
     assert!(inside(&source.join("not/there/yet")));
@@ -234,7 +242,7 @@ fn an_output_that_does_not_fit_on_the_disk_is_refused_at_once() {
     let plan = plan(&checkpoint, &Options::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let error = execute(&plan, &checkpoint, PLENTY, &folder.path().join("out")).unwrap_err();
-    assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+    assert!(matches!(error, Error::Pipeline(PipelineError::DiskFull { .. })), "{error}");
     assert!(error.to_string().contains("288 TiB"), "{error}");
     assert!(contents(folder.path()).is_empty());
 }

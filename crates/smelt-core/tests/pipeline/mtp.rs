@@ -10,7 +10,7 @@ use smelt_core::checkpoint::{Checkpoint, StoredId};
 use smelt_core::layout::{Family, Role, family};
 use smelt_core::pipeline::{Event, MANIFEST, Manifest, Observer, Run};
 use smelt_core::plan::{Mtp, Note, Options, Origin, Override, Plan};
-use smelt_core::{Error, Result};
+use smelt_core::{Error, PlanError, Result};
 use smelt_kernels::{Format, Mode};
 
 use crate::common::Model;
@@ -300,7 +300,7 @@ fn a_family_that_does_not_mark_them_says_so() {
     let first = "model.layers.1.eh_proj.weight".to_owned();
     assert_eq!(plan.notes, [Note::MtpUnknown { tensors: 1, first }]);
     let strict = Plan::new(&checkpoint, origin(), &Options { strict: true, ..separate() });
-    assert!(matches!(strict, Err(Error::Strict { .. })));
+    assert!(matches!(strict, Err(Error::Plan(PlanError::Strict { .. }))));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use smelt_core::checkpoint::Checkpoint;
 use smelt_core::pipeline::{Event, JOURNAL, MANIFEST, Manifest, Observer, Outcome, Run, Silent, discard};
 use smelt_core::plan::{Options, Override, Plan, Schedule};
 use smelt_core::source::{LocalSource, MemorySource};
-use smelt_core::{Error, Result};
+use smelt_core::{Error, PipelineError, Result};
 use smelt_kernels::{Format, Mode};
 use tempfile::TempDir;
 
@@ -249,7 +249,7 @@ fn a_source_that_changes_under_the_run_is_not_published() {
         let checkpoint = on_disk(&source);
         let plan = plan(&checkpoint, &bits(4)).unwrap();
         let error = meddled(&plan, &checkpoint, &output, &|| meddling(&source.join(file))).unwrap_err();
-        assert!(matches!(&error, Error::SourceChanged { .. }), "{error}");
+        assert!(matches!(&error, Error::Pipeline(PipelineError::SourceChanged { .. })), "{error}");
         assert!(error.to_string().contains(&format!("`{file}`")), "{error}");
         assert!(!output.join("config.json").exists() && output.join(JOURNAL).exists());
     }
@@ -283,7 +283,7 @@ fn a_finished_output_is_left_as_it_is() {
     let before = times(folder.path());
     assert_eq!(again(&plan, &checkpoint, folder.path()).unwrap(), Outcome::AlreadyFinished);
     assert_eq!(times(folder.path()), before);
-    assert!(matches!(discard(folder.path()), Err(Error::Finished { .. })));
+    assert!(matches!(discard(folder.path()), Err(Error::Pipeline(PipelineError::Finished { .. }))));
     assert_eq!(times(folder.path()), before);
 }
 
@@ -313,11 +313,18 @@ fn damage_to_a_finished_output_is_seen() {
         damage(&mut bytes);
         fs::write(&path, bytes).unwrap();
         let error = again(&plan, &checkpoint, folder.path()).unwrap_err();
-        assert!(matches!(&error, Error::Damaged { file: named, .. } if named == file), "{file}: {error}");
+        assert!(
+            matches!(&error, Error::Pipeline(PipelineError::Damaged { file: named, .. }) if named == file),
+            "{file}: {error}"
+        );
         fs::remove_file(&path).unwrap();
         let error = again(&plan, &checkpoint, folder.path()).unwrap_err();
-        let named = matches!(&error, Error::Damaged { file: named, .. } if named == file);
-        assert!(named || file == MANIFEST && matches!(error, Error::NotEmpty { .. }), "{file}: {error}");
+        let named =
+            matches!(&error, Error::Pipeline(PipelineError::Damaged { file: named, .. }) if named == file);
+        assert!(
+            named || file == MANIFEST && matches!(error, Error::Pipeline(PipelineError::NotEmpty { .. })),
+            "{file}: {error}"
+        );
     }
 }
 
@@ -417,8 +424,11 @@ fn a_journal_that_never_began_is_ours_alone() {
         fs::write(folder.path().join(JOURNAL), text).unwrap();
         fs::write(folder.path().join("mine"), "mine").unwrap();
         let before = contents(folder.path());
-        assert!(matches!(again(&plan, &checkpoint, folder.path()), Err(Error::NotEmpty { .. })));
-        assert!(matches!(discard(folder.path()), Err(Error::NotEmpty { .. })));
+        assert!(matches!(
+            again(&plan, &checkpoint, folder.path()),
+            Err(Error::Pipeline(PipelineError::NotEmpty { .. }))
+        ));
+        assert!(matches!(discard(folder.path()), Err(Error::Pipeline(PipelineError::NotEmpty { .. }))));
         assert!(contents(folder.path()) == before);
     }
 }
@@ -431,7 +441,7 @@ fn beginning_anew_takes_away_what_is_ours() {
     discard(folder.path()).unwrap();
     let left = contents(folder.path());
     assert!(left.keys().eq(["mine"]), "{:?}", left.keys());
-    assert!(matches!(discard(folder.path()), Err(Error::NotEmpty { .. })));
+    assert!(matches!(discard(folder.path()), Err(Error::Pipeline(PipelineError::NotEmpty { .. }))));
     fs::remove_file(folder.path().join("mine")).unwrap();
     discard(folder.path()).unwrap();
     discard(&folder.path().join("missing")).unwrap();
@@ -524,8 +534,8 @@ fn two_runs_at_once_are_refused() {
         });
         has_begun.recv().unwrap();
         let error = again(plan, checkpoint, output).unwrap_err();
-        assert!(matches!(error, Error::Busy { .. }), "{error}");
-        assert!(matches!(discard(output), Err(Error::Busy { .. })));
+        assert!(matches!(error, Error::Pipeline(PipelineError::Busy { .. })), "{error}");
+        assert!(matches!(discard(output), Err(Error::Pipeline(PipelineError::Busy { .. }))));
         go.send(()).unwrap();
         first.join().unwrap().unwrap();
     });

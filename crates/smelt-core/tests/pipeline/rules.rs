@@ -9,7 +9,7 @@ use smelt_core::plan::allocate::{BitsError, Request, Target, candidates, parse_f
 use smelt_core::plan::rules::RuleSource;
 use smelt_core::plan::{Like, Note, Options, Origin, Override, Plan, RecipeFile, family_of};
 use smelt_core::source::MemorySource;
-use smelt_core::{Error, Result};
+use smelt_core::{Error, PlanError, Result};
 
 use crate::common::Model;
 use crate::widths::{choose, fast};
@@ -83,7 +83,7 @@ fn later_rules_win_and_overrides_win_over_all() {
         plan.notes
     );
     let strict = planned(&checkpoint, &Options { strict: true, ..recipe(rules) });
-    assert!(matches!(strict, Err(Error::Strict { .. })), "{strict:?}");
+    assert!(matches!(strict, Err(Error::Plan(PlanError::Strict { .. }))), "{strict:?}");
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn what_rules_make_impossible_is_refused_before_a_weight_is_read() {
     let unused = Options { strict: true, ..recipe("[[rule]]\nmatch = 'zzz'\nfloor = 4\n") };
     let usual = target(4.5);
     let strict = Allocating::new(&checkpoint, origin(&checkpoint), &unused, &usual, None);
-    assert!(matches!(strict, Err(Error::Strict { .. })), "{strict:?}");
+    assert!(matches!(strict, Err(Error::Plan(PlanError::Strict { .. }))), "{strict:?}");
 }
 
 /// A finished output, opened as a checkpoint.
@@ -194,7 +194,7 @@ fn modules_that_one_model_lacks_are_told() {
     assert!(plan.notes.iter().any(missing), "{:?}", plan.notes);
     assert_eq!(stored(&plan)["lm_head"], "4-bit g64");
     let strict = planned(&untied, &Options { strict: true, ..options(small.clone()) });
-    assert!(matches!(strict, Err(Error::Strict { .. })), "{strict:?}");
+    assert!(matches!(strict, Err(Error::Plan(PlanError::Strict { .. }))), "{strict:?}");
     let decided = Options {
         overrides: vec![Override::parse("lm_head=8", None).unwrap()],
         strict: true,

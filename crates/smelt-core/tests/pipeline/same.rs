@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use safetensors::SafeTensors;
-use smelt_core::Error;
 use smelt_core::checkpoint::DType;
 use smelt_core::plan::{Memory, Options, Override, Plan};
+use smelt_core::{Error, PlanError};
 use smelt_kernels::{Format, Mode};
 
 use crate::common::Model;
@@ -38,7 +38,7 @@ fn tensors(output: &Contents) -> BTreeMap<String, (String, Vec<usize>, Vec<u8>)>
 /// The least memory in which the plan can be carried out.
 fn least(plan: &Plan) -> Memory {
     match plan.schedule(Memory { limit: 0, threads: 1 }) {
-        Err(Error::Memory { needed, .. }) => Memory { limit: needed, threads: 4 },
+        Err(Error::Plan(PlanError::Memory { needed, .. })) => Memory { limit: needed, threads: 4 },
         other => panic!("{other:?}"),
     }
 }
@@ -108,7 +108,7 @@ fn a_plan_that_was_stored_and_read_writes_the_same() {
         assert_eq!(written(&read, &checkpoint, PLENTY), written(&plan, &checkpoint, PLENTY));
         let other = open(&Model::manifest("qwen3_moe"));
         let refused = read.check_source(&other);
-        assert!(matches!(refused, Err(Error::OtherSource { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(Error::Plan(PlanError::OtherSource { .. }))), "{refused:?}");
     }
 }
 

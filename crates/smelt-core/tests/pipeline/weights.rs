@@ -10,7 +10,7 @@ use smelt_core::checkpoint::Checkpoint;
 use smelt_core::pipeline::{Event, Measure, Observer, Outcome, Outlier, Run, Weighed};
 use smelt_core::plan::{Memory, Options, Plan};
 use smelt_core::source::MemorySource;
-use smelt_core::{Error, Result};
+use smelt_core::{Error, PlanError, Result};
 
 use crate::common::Model;
 use crate::{PLENTY, open_source, plan};
@@ -117,7 +117,7 @@ fn sums_are_those_of_the_weights_however_the_work_is_cut() {
             assert!((f64::from(weighed.rms) - rms).abs() < 1e-6 * rms, "{weighed:?} and {rms}");
         }
         let least = match plan.schedule(Memory { limit: 0, threads: 1 }) {
-            Err(Error::Memory { needed, .. }) => needed + 20_000,
+            Err(Error::Plan(PlanError::Memory { needed, .. })) => needed + 20_000,
             other => panic!("{other:?}"),
         };
         for memory in [Memory { limit: least, threads: 3 }, Memory { limit: 64 << 20, threads: 4 }] {

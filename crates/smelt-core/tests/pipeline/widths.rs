@@ -11,7 +11,7 @@ use smelt_core::plan::allocate::{BitsError, Request, Target, candidates, parse_f
 use smelt_core::plan::measures::Measures;
 use smelt_core::plan::{Memory, Method, Options, Origin, Override, Plan, Statistics, family_of};
 use smelt_core::source::{FileEntry, MemorySource, Source};
-use smelt_core::{Error, Result};
+use smelt_core::{Error, PlanError, Result};
 use smelt_kernels::Effort;
 
 use crate::common::Model;
@@ -119,7 +119,7 @@ fn threads_and_memory_do_not_change_a_measurement() {
     assert_eq!(of(Memory { limit: 64 << 20, threads: 1 }), expected);
     assert_eq!(of(Memory { limit: 4 << 30, threads: 5 }), expected);
     let short = choose(&checkpoint, &fast(), &request, Memory { limit: 1 << 20, threads: 1 }, None).err();
-    let Some(Error::Memory { needed, .. }) = short else { panic!("{short:?}") };
+    let Some(Error::Plan(PlanError::Memory { needed, .. })) = short else { panic!("{short:?}") };
     assert_eq!(of(Memory { limit: needed, threads: 3 }), expected);
 }
 

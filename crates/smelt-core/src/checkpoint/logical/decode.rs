@@ -11,7 +11,7 @@ use super::grid::{Values, blocks};
 use super::{LogicalTensor, Mlx, Recipe, Scaled, Zero, matrices};
 use crate::checkpoint::region::{Axis, elements};
 use crate::checkpoint::{Checkpoint, StoredId, read};
-use crate::{Error, Result};
+use crate::{CheckpointError, Error, Result};
 
 /// Most elements of a tile.
 pub(super) const TILE: u64 = 128 << 10;
@@ -255,7 +255,11 @@ fn read_order(reading: Reading<'_>, id: StoredId, cols: Axis, groups: u64) -> Re
     let order = raw.as_chunks::<4>().0.iter().map(|bytes| i32::from_le_bytes(*bytes));
     let inside = |group: i32| usize::try_from(group).ok().filter(|&group| (group as u64) < groups);
     order
-        .map(|group| inside(group).ok_or_else(|| Error::GroupOrder { tensor: reading.name(id), group }))
+        .map(|group| {
+            inside(group).ok_or_else(|| {
+                Error::Checkpoint(CheckpointError::GroupOrder { tensor: reading.name(id), group })
+            })
+        })
         .collect()
 }
 
@@ -271,7 +275,7 @@ pub(super) fn check_shape(reading: Reading<'_>, tensor: &LogicalTensor, id: Stor
         return Ok(());
     }
     let (tensor, shape) = (tensor.name.to_string(), tensor.shape.to_vec());
-    Err(Error::SaidShape { companion: reading.name(id), said, tensor, shape })
+    Err(CheckpointError::SaidShape { companion: reading.name(id), said, tensor, shape }.into())
 }
 
 impl Mlx {
@@ -296,7 +300,7 @@ impl Mlx {
         let scales = read(self.scales, scale_bytes)?;
         let biases = self.biases.map(|id| read(id, scale_bytes)).transpose()?.unwrap_or_default();
         if !self.format.has_biases() && self.format.group_size() == 32 && scales.contains(&255) {
-            return Err(Error::NoScale { tensor: reading.name(self.scales) });
+            return Err(CheckpointError::NoScale { tensor: reading.name(self.scales) }.into());
         }
         let size = target.float.size();
         let line = (groups.len * group) as usize * size;

@@ -5,7 +5,7 @@ use smelt_kernels::Float;
 use super::decode::Reading;
 use crate::checkpoint::region::Axis;
 use crate::checkpoint::{DType, StoredId};
-use crate::{Error, Result};
+use crate::{CheckpointError, Result};
 
 /// Scales of a stack of matrices.
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +124,9 @@ impl Grid {
                 smelt_kernels::convert(float, Float::F32, raw, &mut wide);
                 Ok(wide.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
             }
-            Kind::Power if raw.contains(&255) => Err(Error::NoScale { tensor: reading.name(self.id) }),
+            Kind::Power if raw.contains(&255) => {
+                Err(CheckpointError::NoScale { tensor: reading.name(self.id) }.into())
+            }
             Kind::Power => Ok(raw.iter().map(|&byte| power(byte)).collect()),
             Kind::Narrow => Ok(raw.iter().map(|&byte| smelt_kernels::e4m3_to_f32(byte)).collect()),
         }

@@ -15,7 +15,7 @@ use super::repack::Exact;
 use super::{LogicalTensor, Recipe, Scaled, Zero};
 use crate::checkpoint::region::Axis;
 use crate::checkpoint::{Checkpoint, DType, StoredId};
-use crate::{Error, Result};
+use crate::{CheckpointError, Result};
 
 /// A tensor of MLX's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +184,11 @@ fn is_first(region: &[Axis]) -> bool {
 /// No power of two has the byte 255.
 fn check_scales(reading: Reading<'_>, native: Native, id: StoredId, scales: &[u8]) -> Result<()> {
     let powers = matches!(native.format.mode(), Mode::Mxfp4 | Mode::Mxfp8);
-    if powers && scales.contains(&255) { Err(Error::NoScale { tensor: reading.name(id) }) } else { Ok(()) }
+    if powers && scales.contains(&255) {
+        Err(CheckpointError::NoScale { tensor: reading.name(id) }.into())
+    } else {
+        Ok(())
+    }
 }
 
 /// Elements that are widened at a time.

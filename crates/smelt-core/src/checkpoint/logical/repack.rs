@@ -9,7 +9,7 @@ use smelt_kernels::{Float, e4m3_to_f32};
 use super::decode::{Reading, TILE, lead_of};
 use super::{LogicalTensor, Native, Part, Scaled};
 use crate::checkpoint::region::{Axis, elements};
-use crate::{Error, Result};
+use crate::{CheckpointError, Result};
 
 /// A tensor and how MLX has it.
 #[derive(Clone, Copy)]
@@ -61,7 +61,8 @@ impl Exact<'_> {
             let table = folds(self.factor(lead_of(&shape, outer, index as u64))?);
             for scale in scales {
                 let fold = table[usize::from(*scale)];
-                *scale = fold.ok_or_else(|| Error::NonFinite { tensor: self.tensor.name.to_string() })?;
+                *scale =
+                    fold.ok_or_else(|| CheckpointError::NonFinite { tensor: self.tensor.name.to_string() })?;
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Importance, ImportanceError, Kind};
-use crate::error::{Error, Result};
+use crate::error::{PlanError, Result};
 use crate::layout::Role;
 use crate::plan::{Method, Note, Plan, Task};
 
@@ -70,7 +70,7 @@ impl Plan {
             notes.push(Note::ExpertsWithoutData { experts: unseen.0, modules: unseen.1 });
         }
         if let Some(note) = notes.iter().find(|note| strict && note.is_fallback()) {
-            return Err(Error::Strict { note: note.to_string() });
+            return Err(PlanError::Strict { note: note.to_string() }.into());
         }
         self.notes.extend(notes);
         self.importance = Some(coverage);

@@ -6,7 +6,7 @@ use regex::Regex;
 use smelt_kernels::{Format, Mode};
 
 use super::{Action, Finder, Rule};
-use crate::error::{Error, Result};
+use crate::error::{Error, PlanError, Result};
 use crate::plan::Choice;
 use crate::plan::options::unknown;
 
@@ -20,9 +20,9 @@ impl Override {
     /// the mode differs.
     ///
     /// # Errors
-    /// [`Error::Override`], which says what is wrong.
+    /// [`PlanError::Override`], which says what is wrong.
     pub fn parse(text: &str, base: Option<Format>) -> Result<Self> {
-        let error = |why: String| Error::Override { text: text.to_owned(), why };
+        let error = |why: String| Error::Plan(PlanError::Override { text: text.to_owned(), why });
         let (pattern, choice) = text
             .rsplit_once('=')
             .ok_or_else(|| error("there is no `=` between pattern and format".to_owned()))?;
@@ -86,7 +86,7 @@ mod tests {
     fn parsed(text: &str) -> String {
         match Override::parse(text, Format::new(Mode::Affine, 4, 32)) {
             Ok(Override(rule)) => format!("{} {}", rule.finder.pattern.unwrap(), rule.action),
-            Err(Error::Override { why, .. }) => why,
+            Err(Error::Plan(PlanError::Override { why, .. })) => why,
             Err(other) => other.to_string(),
         }
     }

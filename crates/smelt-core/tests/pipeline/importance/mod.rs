@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use smelt_core::checkpoint::Checkpoint;
 use smelt_core::pipeline::{Run, Silent};
 use smelt_core::plan::{Importance, ImportanceError, Memory, Method, Note, Options, Plan};
-use smelt_core::{Error, Result};
+use smelt_core::{Error, PlanError, Result};
 use smelt_kernels::Effort;
 
 use self::encode::{Gguf, Given, gguf, legacy, npz, own, read};
@@ -209,7 +209,7 @@ fn the_same_bytes_however_the_work_is_shared_out() {
         let given = (&plan, &importance);
         let mut whole = written_with(&checkpoint, given, PLENTY);
         let least = match plan.schedule(Memory { limit: 0, threads: 1 }) {
-            Err(Error::Memory { needed, .. }) => needed,
+            Err(Error::Plan(PlanError::Memory { needed, .. })) => needed,
             other => panic!("{other:?}"),
         };
         // Blocks of a few groups begin inside a row.

@@ -1,8 +1,8 @@
 //! One broken file for each refusal.
 
 use safetensors::Dtype;
-use smelt_core::Error;
 use smelt_core::plan::{Importance, ImportanceError, Method, Options};
+use smelt_core::{Error, PlanError};
 use zip::CompressionMethod;
 
 use super::encode::{Gguf, Given, arrays, gguf, legacy, npy, npz, own, read, tensors, zip};
@@ -188,5 +188,8 @@ fn what_has_no_use_for_importance() {
     assert!(matches!(refused, Err(Error::Importance(E::NothingQuantized))), "{refused:?}");
     let mut plan = crate::plan(&checkpoint, &super::fast()).unwrap();
     let refused = plan.weigh(&importance, true);
-    assert!(matches!(&refused, Err(Error::Strict { note }) if note.contains("no importance")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(Error::Plan(PlanError::Strict { note })) if note.contains("no importance")),
+        "{refused:?}"
+    );
 }
