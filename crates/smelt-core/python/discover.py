@@ -649,6 +649,13 @@ class Recorder:
         attributes = (("low", low), ("high", high), ("value", value))
         return Proxy(self.node("pad", (node,), dtype, shape, *attributes))
 
+    def do_matmul(self, a: Any, b: Any) -> Any:
+        nodes = (self.as_node(a), self.as_node(b))
+        dtype, shape = self.like(self.ask("matmul", a, b))
+        if len(nodes[0].shape) != 2 or len(nodes[1].shape) != 2:
+            return NotImplemented
+        return Proxy(self.node("matmul", tuple(self.cast(n, dtype) for n in nodes), dtype, shape))
+
     def do_sum(self, a: Any, axis: Any = None, keepdims: bool = False) -> Any:
         dtype, shape = self.like(self.ask("sum", a, axis, keepdims))
         node = self.as_node(a)

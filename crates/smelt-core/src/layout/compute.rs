@@ -149,13 +149,13 @@ fn size(dtype: DType) -> usize {
     dtype.bits() as usize / 8
 }
 
-fn widen(float: Float, data: &[u8]) -> Vec<f32> {
+pub(super) fn widen(float: Float, data: &[u8]) -> Vec<f32> {
     let mut wide = vec![0; data.len() / float.size() * 4];
     convert(float, Float::F32, data, &mut wide);
     wide.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
-fn narrow(float: Float, values: &[f32], out: &mut [u8]) {
+pub(super) fn narrow(float: Float, values: &[f32], out: &mut [u8]) {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     convert(Float::F32, float, &bytes, out);
 }

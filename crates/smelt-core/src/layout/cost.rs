@@ -4,9 +4,10 @@
 //! it, and a property test holds the two together.
 
 use super::graph::{Graph, Node, NodeId, Op};
+use super::product::held;
 use super::pull::{
-    Part, Place, broadcast_region, byte_len, concat_parts, element_size, inside, narrow, recast, scattered,
-    sliced, stack_parts, taken, unpadded, unreduced, unrepeated, untransposed,
+    Part, Place, broadcast_region, byte_len, concat_parts, element_size, factors, inside, narrow, recast,
+    scattered, sliced, stack_parts, taken, unpadded, unreduced, unrepeated, untransposed,
 };
 use super::regroup::{Group, regroup};
 use crate::checkpoint::region::{Axis, elements, lengths};
@@ -65,6 +66,12 @@ pub fn scratch(graph: &Graph, id: NodeId, region: &[Axis]) -> u64 {
         Op::Reduce { input, axes, .. } => {
             through(graph, *input, &unreduced(&graph.node(*input).shape, axes, region))
         }
+        Op::Matmul { left, right } => {
+            let node = graph.node(*left);
+            let [rows, columns] = factors(node.shape[1], region);
+            let after = byte_len(node, &rows) + through(graph, *right, &columns) + held(node.shape[1]);
+            after.max(through(graph, *left, &rows))
+        }
         Op::Binary { left, right, .. } => {
             let operand = graph.node(*right);
             let small = broadcast_region(operand, node.shape.len(), region);
@@ -91,6 +98,7 @@ pub fn bound(graph: &Graph, id: NodeId, count: u64) -> u64 {
         Op::Stack { .. } | Op::Concat { .. } => count * element_size(node) as u64,
         Op::Binary { right, .. } => count * element_size(graph.node(*right)) as u64,
         Op::Take { .. } | Op::Repeat { .. } => count * POSITION,
+        Op::Matmul { left, .. } => held(graph.node(*left).shape[1]),
         _ => 0,
     };
     let input = |input: NodeId| {
@@ -111,6 +119,8 @@ fn input_count(graph: &Graph, node: &Node, input: NodeId, count: u64) -> u64 {
         Op::Reduce { axes, .. } => {
             axes.iter().fold(count, |count, &axis| count.saturating_mul(from.shape[axis]))
         }
+        // A row of the left one and a column of the right one for each element.
+        Op::Matmul { left, .. } => count.saturating_mul(graph.node(*left).shape[1]),
         Op::Take { input: table, axis, .. } if *table == input => count.saturating_mul(from.shape[*axis]),
         // What lies between the elements of a stepped region is pulled as well.
         Op::Repeat { axis, .. } => count.saturating_mul(from.shape[*axis]),

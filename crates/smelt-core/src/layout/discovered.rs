@@ -329,6 +329,7 @@ impl Maker<'_> {
             ("pad", &[input]) => {
                 graph.pad(input, &node.sizes("low")?, &node.sizes("high")?, node.number("value")?)
             }
+            ("matmul", &[left, right]) => graph.matmul(left, right),
             ("take", &[input, indices]) => graph.take(input, node.index("axis")?, indices),
             ("where", &[test, yes, no]) => return self.choose(&node.shape, test, yes, no),
             ("sum", &[input]) => return self.reduce(node, ReduceOp::Sum, input),

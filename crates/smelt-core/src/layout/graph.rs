@@ -462,12 +462,31 @@ impl Graph {
         Ok(self.add(Op::Binary { op, left, right }, dtype, shape))
     }
 
+    /// The product of two matrices.
+    ///
+    /// # Errors
+    /// [`OpError`] if they are no matrices of one float dtype, or the columns of the left one are not as many as
+    /// the rows of the right one.
+    pub fn matmul(&mut self, left: NodeId, right: NodeId) -> Made {
+        let (a, b) = (self.node(left), self.node(right));
+        let (&[rows, inner], &[other, columns]) = (&*a.shape, &*b.shape) else {
+            return Err(operands(a, b));
+        };
+        if a.dtype != b.dtype || inner != other {
+            return Err(operands(a, b));
+        }
+        check(a.dtype.float().is_some(), a.dtype)?;
+        let dtype = a.dtype;
+        Ok(self.add(Op::Matmul { left, right }, dtype, vec![rows, columns]))
+    }
+
     /// Whether MLX defines every bit of a node; where it does not, smelt computes in double.
     pub fn is_exact(&self, id: NodeId) -> bool {
         let node = self.node(id);
         let own = match &node.op {
             Op::Unary { op, .. } => op.is_exact(),
             Op::Reduce { .. } => node.dtype.float().is_none(),
+            Op::Matmul { .. } => false,
             _ => true,
         };
         own && node.op.inputs().all(|input| self.is_exact(input))

@@ -264,6 +264,7 @@ impl Writer<'_> {
                 let op = if *op == ReduceOp::Sum { "sum" } else { "norm" };
                 format!("{op}({}, {})", inner(*input), axes[0])
             }
+            Op::Matmul { left, right } => format!("matmul({}, {})", inner(*left), inner(*right)),
             Op::Binary { op, left, right } => {
                 let operand =
                     |id| scalar(graph, id).map_or_else(|| inner(id), |number| format!("{number:?}"));

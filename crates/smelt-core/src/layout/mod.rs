@@ -17,6 +17,7 @@ mod mtp;
 mod op;
 mod permute;
 pub mod pool;
+mod product;
 pub mod pull;
 mod regroup;
 mod role;

@@ -221,6 +221,14 @@ pub enum Op {
         /// The axes, ascending.
         axes: Box<[usize]>,
     },
+    /// The product of two matrices of floats: summed in double and rounded at the end, because MLX defines no
+    /// order.
+    Matmul {
+        /// The left one, m × k.
+        left: NodeId,
+        /// The right one, k × n.
+        right: NodeId,
+    },
     /// Arithmetic on two tensors.
     Binary {
         /// The operation.
@@ -261,7 +269,9 @@ impl Op {
             | Self::Pad { input, .. }
             | Self::Reduce { input, .. } => (&[], [Some(*input), None, None]),
             Self::Take { input, indices, .. } => (&[], [Some(*input), Some(*indices), None]),
-            Self::Binary { left, right, .. } => (&[], [Some(*left), Some(*right), None]),
+            Self::Binary { left, right, .. } | Self::Matmul { left, right } => {
+                (&[], [Some(*left), Some(*right), None])
+            }
             Self::Where { test, yes, no } => (&[], [Some(*test), Some(*yes), Some(*no)]),
         };
         list.iter().copied().chain(single.into_iter().flatten())
@@ -288,7 +298,7 @@ impl Op {
             | Self::Pad { input, .. }
             | Self::Reduce { input, .. } => *input = none,
             Self::Take { input, indices, .. } => [*input, *indices] = [none; 2],
-            Self::Binary { left, right, .. } => [*left, *right] = [none; 2],
+            Self::Binary { left, right, .. } | Self::Matmul { left, right } => [*left, *right] = [none; 2],
             Self::Where { test, yes, no } => [*test, *yes, *no] = [none; 3],
         }
         op

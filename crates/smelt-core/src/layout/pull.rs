@@ -9,6 +9,7 @@ use super::compute;
 use super::graph::{Graph, Node, NodeId, Op};
 use super::permute::permute;
 use super::pool::Pool;
+use super::product::product;
 use super::regroup::{Group, Piece, regroup};
 use super::spread;
 use crate::checkpoint::region::{Axis, Region, elements, lengths, runs};
@@ -123,6 +124,7 @@ impl<'a> Puller<'a> {
                     compute::reduce(*op, node.dtype, data, &lengths(&inner), axes, out);
                 })
             }
+            Op::Matmul { left, right } => self.product((*left, *right), region, out, pool),
             Op::Binary { op, left, right } => {
                 let dtype = self.graph.node(*left).dtype;
                 let operand = self.operand(*right, node.shape.len(), region, pool)?;
@@ -320,6 +322,24 @@ impl<'a> Puller<'a> {
         pool.give(condition);
         Ok(())
     }
+
+    fn product(
+        &self,
+        (left, right): (NodeId, NodeId),
+        region: &[Axis],
+        out: &mut [u8],
+        pool: &mut Pool,
+    ) -> Result<()> {
+        let node = self.graph.node(left);
+        let float = node.dtype.float().expect("matrices of floats are multiplied only");
+        let [rows, columns] = factors(node.shape[1], region);
+        let mut data = pool.take(byte_len(node, &rows) as usize);
+        self.pull(left, &rows, &mut data, pool)?;
+        let lens = (node.shape[1] as usize, region[1].len as usize);
+        self.through(right, &columns, out, pool, |right, out| product(float, (&data, right), lens, out))?;
+        pool.give(data);
+        Ok(())
+    }
 }
 
 /// A part of a joined region: which node fills it, and with which of its elements.
@@ -401,6 +421,13 @@ pub(super) fn unreduced(shape: &[u64], axes: &[usize], region: &[Axis]) -> Regio
         if axes.contains(&axis) { Axis::range(0, shape[axis]) } else { along }
     };
     region.iter().enumerate().map(whole).collect()
+}
+
+/// The regions of the two matrices that a region of their product is made of, where `inner` elements are
+/// summed.
+pub(super) fn factors(inner: u64, region: &[Axis]) -> [Region; 2] {
+    let whole = Axis::range(0, inner);
+    [vec![region[0], whole], vec![whole, region[1]]]
 }
 
 /// The region of a repetition's input that holds every element of the region.

@@ -137,6 +137,15 @@ pub(crate) fn cast(input: &Tensor, dtype: DType) -> Tensor {
     Tensor::from_fn(dtype, &input.shape, |at| narrow(dtype, input.number(at)))
 }
 
+/// Summed in double, in order, and rounded to f32 before the dtype.
+pub(crate) fn matmul(left: &Tensor, right: &Tensor) -> Tensor {
+    Tensor::from_fn(left.dtype, &[left.shape[0], right.shape[1]], |at| {
+        let terms = (0..right.shape[0])
+            .map(|k| f64::from(left.number(&[at[0], k])) * f64::from(right.number(&[k, at[1]])));
+        narrow(left.dtype, terms.fold(0.0, |sum, term| sum + term) as f32)
+    })
+}
+
 pub(crate) fn scalar(value: f64, dtype: DType) -> Tensor {
     Tensor { dtype, shape: Vec::new(), bits: vec![narrow(dtype, value as f32)] }
 }

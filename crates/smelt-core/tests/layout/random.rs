@@ -102,7 +102,7 @@ impl Case {
         let recent = self.nodes.len().saturating_sub(3);
         let (id, value) =
             if dice.roll(3) > 0 { dice.pick(&self.nodes[recent..]) } else { dice.pick(&self.nodes) };
-        let made = match dice.roll(16) {
+        let made = match dice.roll(17) {
             0 => self.stack(dice, id, &value),
             1 => self.concat(dice, id, &value),
             2 => self.slice(dice, id, &value),
@@ -117,6 +117,7 @@ impl Case {
             12 => self.bitcast(dice, id, &value),
             13 => self.smaller(dice, id, &value),
             14 => self.reduce(dice, id, &value),
+            15 => self.matmul(dice, id, &value),
             _ => self.binary(dice, id, &value),
         };
         self.nodes.extend(made.filter(|(_, value)| value.bits.len() as u64 <= MOST_ELEMENTS));
@@ -192,6 +193,17 @@ impl Case {
     fn cast(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
         let dtype = dice.pick(&DTYPES);
         Some((self.graph.cast(id, dtype).unwrap(), naive::cast(value, dtype)))
+    }
+
+    /// With a matrix of fitting rows, which a transposition of the matrix itself always is.
+    fn matmul(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {
+        let &[_, inner] = &value.shape[..] else { return None };
+        let fits =
+            |other: &Tensor| other.dtype == value.dtype && other.shape.len() == 2 && other.shape[0] == inner;
+        let mut fitting: Vec<_> = self.nodes.iter().filter(|(_, other)| fits(other)).cloned().collect();
+        fitting.push((self.graph.transpose(id, &[1, 0]).unwrap(), naive::transpose(value, &[1, 0])));
+        let (other, right) = dice.pick(&fitting);
+        Some((self.graph.matmul(id, other).unwrap(), naive::matmul(value, &right)))
     }
 
     fn unary(&mut self, dice: &mut Dice, id: NodeId, value: &Tensor) -> Option<(NodeId, Tensor)> {

@@ -15,6 +15,7 @@
 //! repeat(t, axis, n)      each element of an axis n times in a row
 //! pad(t, axis, low, high) zeros before and behind, along an axis
 //! sum(t, axis), norm(t, axis)   along an axis, which keeps one element
+//! matmul(a, b)            the product of two matrices
 //! sqrt(t), square(t), negative(t), abs(t), floor(t), exp(t), log2(t), sigmoid(t)   element by element
 //! max(t, x), min(t, x), clip(t, low, high)   element by element
 //! full([a, b], x, "bf16")     one number everywhere
@@ -164,6 +165,10 @@ impl Maker<'_> {
                 let side =
                     |size: u64| (0..rank).map(|at| if at == axis { size } else { 0 }).collect::<Vec<_>>();
                 Ok(self.graph.pad(tensor, &side(env.size(low)?), &side(env.size(high)?), 0.0)?)
+            }
+            ("matmul", [left, right]) => {
+                let (left, right) = (self.make(left, env)?, self.make(right, env)?);
+                Ok(self.graph.matmul(left, right)?)
             }
             ("max", [left, right]) => self.operate(BinaryOp::Max, left, right, env),
             ("min", [left, right]) => self.operate(BinaryOp::Min, left, right, env),
