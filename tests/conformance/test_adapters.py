@@ -1,7 +1,7 @@
 """Checkpoints with adapters apart, which a library adds to the weights when it converts them.
 
-A load alone adds one adapter and keeps the other for prompts that ask for it; so what smelt writes is
-held against the model as the library's convert has it, not as it is loaded.
+A load alone adds one adapter and keeps the other for prompts that ask for it; so what smelt writes
+is held against the model as the library's convert has it, not as it is loaded.
 """
 
 from __future__ import annotations

@@ -105,8 +105,10 @@ fn finished_models_are_told_from_broken_ones() {
 fn every_manifest_is_recorded() {
     let text = fs::read_to_string(folder().join("expected.json")).unwrap();
     let expected: BTreeMap<String, BTreeMap<String, Cell>> = serde_json::from_str(&text).unwrap();
-    for entry in fs::read_dir(folder()).unwrap() {
-        let name = entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
+    for path in
+        fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file())
+    {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         assert!(
             name == "expected" || expected.contains_key(&name),
             "{name}: run tests/conformance/record.py"
