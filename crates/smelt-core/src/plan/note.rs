@@ -89,6 +89,13 @@ pub enum Note {
         /// In how many modules.
         modules: u64,
     },
+    /// Code of the model's own that the config names, for loaders to run.
+    Code {
+        /// The file.
+        file: String,
+        /// Whether the config still names it, because no library has a model of the type.
+        kept: bool,
+    },
     /// A file of the source that is neither read nor copied.
     FileLeftOut {
         /// Its path in the source.
@@ -162,9 +169,20 @@ impl fmt::Display for Note {
                 out,
                 "{experts} experts in {modules} modules have no data in the importance; they get the mean of their layer"
             ),
+            Self::Code { file, kept } => write!(out, "{}", code(file, *kept)),
             Self::FileLeftOut { path, why } => write!(out, "`{path}` is left out: {why}"),
         }
     }
+}
+
+/// What happens with code that the config names.
+fn code(file: &str, kept: bool) -> String {
+    let what = if kept {
+        "since no library has a model of the type, `model_file` stays: read the file before you load the result"
+    } else {
+        "`model_file` is taken out, since the libraries have a model of the type"
+    };
+    format!("config.json names `{file}` for loaders to run as the model's code; {what}")
 }
 
 /// Modules that are named in a line.
