@@ -49,11 +49,13 @@ pub enum PlanError {
     },
     /// A weight to quantize that is not a float.
     #[error(
-        "`{tensor}` has dtype {dtype}; only BF16, F16 and F32 can be quantized: leave it with `--override '{tensor}=keep'`"
+        "`{tensor}` has dtype {dtype}; only BF16, F16 and F32 can be quantized: leave it with `--override '^{module}$=keep'`"
     )]
     NotFloat {
         /// The parameter.
         tensor: String,
+        /// The path of its module, as a pattern.
+        module: String,
         /// Its dtype.
         dtype: DType,
     },

@@ -265,7 +265,8 @@ fn fitting(
     notes: &mut Vec<Note>,
 ) -> Result<Option<Format>> {
     if dtype.float().is_none() {
-        return Err(PlanError::NotFloat { tensor: output.name.clone(), dtype }.into());
+        let (tensor, module) = (output.name.clone(), regex::escape(output.module_path()));
+        return Err(PlanError::NotFloat { tensor, module, dtype }.into());
     }
     let row = shape.last().copied().unwrap_or(0);
     let group_size = format.group_size() as u64;

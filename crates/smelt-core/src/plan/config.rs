@@ -3,18 +3,31 @@
 use serde_json::{Map, Value, json};
 use smelt_kernels::Format;
 
-use super::Task;
+use super::{Note, Task, libraries};
 use crate::checkpoint::Config;
 
 /// What says how the source is quantized.
 pub(super) const SOURCE_QUANTIZATION: [&str; 3] =
     ["quantization", "quantization_config", "compression_config"];
 
+/// What names a file in the model's folder that loaders run as the model's code.
+const CODE: &str = "model_file";
+
+/// What is to be known of code that the config names.
+pub(super) fn code(config: &Config) -> Option<Note> {
+    let file = config.get(CODE).filter(|file| !file.is_null())?;
+    let file = file.as_str().map_or_else(|| file.to_string(), str::to_owned);
+    // Without it there would be no model where no library has one.
+    let kept = config.model_type().is_none_or(|model_type| libraries::of_type(model_type).is_empty());
+    Some(Note::Code { file, kept })
+}
+
 /// The text of the config to write.
 ///
 /// `quantization` and its twin `quantization_config` (which other readers look at) hold the format
-/// of the run and an entry for every module that differs; `edits` are what the layout changes; whatever said how the *source* was
-/// quantized goes.
+/// of the run and an entry for every module that differs; `edits` are what the
+/// layout changes; whatever said how the *source* was quantized goes,
+/// and so does what would have loaders run a file where they have a model of their own.
 pub(super) fn edited(
     config: &Config,
     edits: &[(String, Value)],
@@ -25,6 +38,9 @@ pub(super) fn edited(
     for key in SOURCE_QUANTIZATION {
         text.remove(&[key]);
         text.remove(&["text_config", key]);
+    }
+    if matches!(code(config), Some(Note::Code { kept: false, .. })) {
+        text.remove(&[CODE]);
     }
     for (key, value) in edits.iter().filter(|(key, value)| config.get(key) != Some(value)) {
         text.set(&key.split('.').collect::<Vec<_>>(), value);

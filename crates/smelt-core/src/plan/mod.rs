@@ -344,6 +344,7 @@ impl Plan {
         let Origin { name, mut layout, active_share } = origin;
         let mut notes = note::left_out(checkpoint);
         notes.extend(note::of_layout(&layout, options.dtype.is_some()));
+        notes.extend(config::code(checkpoint.config()));
         mtp::separate(checkpoint, &name, &mut layout, options, &mut notes)?;
         let chosen = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
         let choose::Chosen { mut tasks, effects: rules, treatments } = chosen;

@@ -101,6 +101,13 @@ pub enum Note {
         /// The library's error.
         why: String,
     },
+    /// Code of the model's own that the config names, for loaders to run.
+    Code {
+        /// The file.
+        file: String,
+        /// Whether the config still names it, because no library has a model of the type.
+        kept: bool,
+    },
     /// A file of the source that is neither read nor copied.
     FileLeftOut {
         /// Its path in the source.
@@ -182,9 +189,20 @@ impl fmt::Display for Note {
                 out,
                 "`--dtype` applies to every parameter, because the library fails when it is asked which to leave: {why}"
             ),
+            Self::Code { file, kept } => write!(out, "{}", code(file, *kept)),
             Self::FileLeftOut { path, why } => write!(out, "`{path}` is left out: {why}"),
         }
     }
+}
+
+/// What happens with code that the config names.
+fn code(file: &str, kept: bool) -> String {
+    let what = if kept {
+        "since no library has a model of the type, `model_file` stays: read the file before you load the result"
+    } else {
+        "`model_file` is taken out, since the libraries have a model of the type"
+    };
+    format!("config.json names `{file}` for loaders to run as the model's code; {what}")
 }
 
 /// Names that are given in a line.

@@ -438,23 +438,33 @@ pub(crate) fn quantized(draw: Draw) -> Case {
     }
 }
 
-/// 8-bit integers with a scale a row.
+/// 8-bit integers with a scale a row, for blocks or for all; half of them with a zero point for each scale.
 fn bytes(draw: Draw) -> Case {
-    let Draw { rows, cols, seed, .. } = draw;
+    let Draw { rows, cols, pick, seed, .. } = draw;
     let mut dice = Dice(seed);
     let codes = dice.bytes(rows * cols, |_| true);
-    let scales = dice.scales(rows);
-    let kept = stored("BF16", &scales);
+    let (high, wide) = [(1, cols), (3, 5), (rows, cols)][pick as usize % 3];
+    let grid = [rows.div_ceil(high), cols.div_ceil(wide)];
+    let count = grid[0] * grid[1];
+    let (scales, points) = (dice.scales(count), dice.bytes(count, |_| true));
+    let (kept, zeros) = (stored("BF16", &scales), pick % 2 == 1);
     let values = each(1, rows, cols, |_, row, col| {
-        f32::from(codes[(row * cols + col) as usize] as i8) * kept[row as usize]
+        let place = (row / high * grid[1] + col / wide) as usize;
+        let zero = if zeros { f32::from(points[place] as i8) } else { 0.0 };
+        (f32::from(codes[(row * cols + col) as usize] as i8) - zero) * kept[place]
     });
+    let mut tensors = vec![
+        tensor(NAME, "I8", &[rows, cols], codes),
+        tensor(&format!("{NAME}_scale"), "BF16", &grid, floats("BF16", &scales)),
+    ];
+    if zeros {
+        tensors.push(tensor(&format!("{NAME}_zero_point"), "I8", &grid, points));
+    }
+    let blocks = (pick % 3 == 1).then_some([high, wide]);
     Case {
         words: "8-bit integers".to_owned(),
-        config: json!({ "quantization_config": { "quant_method": "compressed-tensors", "format": "int-quantized" } }),
-        tensors: vec![
-            tensor(NAME, "I8", &[rows, cols], codes),
-            tensor(&format!("{NAME}_scale"), "BF16", &[rows, 1], floats("BF16", &scales)),
-        ],
+        config: json!({ "quantization_config": { "quant_method": "compressed-tensors", "weight_block_size": blocks } }),
+        tensors,
         unused: 0,
         name: NAME.to_owned(),
         dtype: DType::BF16,

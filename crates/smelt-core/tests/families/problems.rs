@@ -199,6 +199,9 @@ fn a_config_with_nonsense_is_refused() {
     );
     let layers = with("num_hidden_layers", json!([1]));
     assert_eq!(layers, "`index.layer`: [1] where a whole number is needed in a shape");
+    // Not written out, which would take all memory.
+    let layers = with("num_hidden_layers", json!(1u64 << 40));
+    assert_eq!(layers, "`index.layer`: 1099511627776 where no more than 65536 is needed in an index");
     let heads = problems("phi3", |model| model.config["num_attention_heads"] = json!(3));
     assert!(heads.lines().next().unwrap().ends_with(": 128 is not divisible by 3"), "{heads}");
     let none = problems("phi3", |model| model.config["num_attention_heads"] = json!(0));

@@ -4,7 +4,8 @@ use std::fs;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use smelt_core::plan::{Options, Plan};
+use smelt_core::layout::{Family, family};
+use smelt_core::plan::{Note, Options, Origin, Plan};
 
 use crate::common::{Model, manifests};
 use crate::{Contents, PLENTY, open, plan, written};
@@ -108,4 +109,28 @@ fn a_run_that_quantizes_nothing_says_nothing_of_formats() {
     let plan = plan(&checkpoint, &Options { format: None, ..Options::default() }).unwrap();
     let config: Value = serde_json::from_str(&plan.config).unwrap();
     assert_eq!(config, Model::manifest("llama").config);
+}
+
+#[test]
+fn a_config_asks_for_no_code_where_a_library_has_the_model() {
+    let mut model = Model::manifest("llama");
+    model.config["model_file"] = "custom.py".into();
+    let plan = plan(&open(&model), &Options::default()).unwrap();
+    assert_eq!(plan.notes, [Note::Code { file: "custom.py".to_owned(), kept: false }]);
+    let config: Value = serde_json::from_str(&plan.config).unwrap();
+    assert!(config.get("model_file").is_none() && config["model_type"] == "llama", "{config}");
+}
+
+#[test]
+fn code_stays_where_no_library_has_the_model() {
+    let mut model = Model::manifest("llama");
+    model.config["model_type"] = "my_own".into();
+    model.config["model_file"] = "custom.py".into();
+    let checkpoint = open(&model);
+    let family = Family::parse(family::text("llama").unwrap()).unwrap();
+    let origin = Origin::family(&checkpoint, &family, None).unwrap();
+    let plan = Plan::new(&checkpoint, origin, &Options::default()).unwrap();
+    assert_eq!(plan.notes, [Note::Code { file: "custom.py".to_owned(), kept: true }]);
+    let config: Value = serde_json::from_str(&plan.config).unwrap();
+    assert_eq!(config["model_file"], "custom.py");
 }

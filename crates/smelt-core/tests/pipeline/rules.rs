@@ -231,3 +231,24 @@ fn a_language_model_inside_another_is_found() {
     let options = Options { format: Some(like.common()), like: Some(like), strict: true, ..fast() };
     assert_eq!(stored(&planned(&checkpoint, &options).unwrap()), stored(&first));
 }
+
+/// A checkpoint whose head is of whole numbers.
+fn with_whole_numbers() -> Checkpoint {
+    let mut files = Model::manifest("llama").files();
+    let shard = &mut files[1].1;
+    let length = u64::from_le_bytes(shard[..8].try_into().unwrap()) as usize;
+    let mut header: serde_json::Value = serde_json::from_slice(&shard[8..8 + length]).unwrap();
+    header["lm_head.weight"]["dtype"] = "I16".into();
+    let header = serde_json::to_vec(&header).unwrap();
+    *shard = [&(header.len() as u64).to_le_bytes()[..], &header, &shard[8 + length..]].concat();
+    Checkpoint::open(Arc::new(MemorySource::new(files))).unwrap()
+}
+
+#[test]
+fn what_a_refusal_proposes_helps() {
+    let checkpoint = with_whole_numbers();
+    let said = planned(&checkpoint, &fast()).unwrap_err().to_string();
+    let (_, proposed) = said.split_once("--override '").unwrap();
+    let proposed = Override::parse(proposed.trim_end_matches("'`"), None).unwrap();
+    planned(&checkpoint, &Options { overrides: vec![proposed], ..fast() }).unwrap();
+}

@@ -169,7 +169,7 @@ impl Scaled {
         for (index, codes) in codes.chunks_exact(cols.len as usize).enumerate() {
             let index = index as u64;
             let row = rows.start + index * rows.step;
-            let (mut scales, mut zeros) = (scales.row(index, row), zeros.of(index));
+            let (mut scales, mut zeros) = (scales.row(index, row), zeros.row(index, row));
             if !plain {
                 let place = |at: u64| match &order {
                     Some(order) => order[at as usize],
@@ -210,39 +210,28 @@ impl Scaled {
         Ok(())
     }
 
+    /// The zero points that a tile meets, one for each scale; none, or one for all, where they are the same.
     pub(super) fn zeros(
         &self,
         reading: Reading<'_>,
         lead: u64,
         rows: Axis,
         cols: Option<Axis>,
-    ) -> Result<Zeros> {
+    ) -> Result<Values> {
         match &self.zero {
-            Zero::Same(0.0) => Ok(Zeros { values: Vec::new(), width: 0 }),
-            Zero::Same(zero) => Ok(Zeros { values: vec![*zero], width: 1 }),
+            Zero::Same(0.0) => Ok(Values::same(Vec::new())),
+            Zero::Same(zero) => Ok(Values::same(vec![*zero])),
             Zero::Stored { codes, signed, plus } => {
-                let cols = cols.map_or(Axis::range(0, codes.cols), |cols| blocks(cols, self.scales.block.1));
+                // Each scale has one.
+                let (high, wide) = self.scales.block;
+                let lead = if self.scales.for_each { lead } else { 0 };
+                let rows = blocks(rows, high);
+                let cols = cols.map_or(Axis::range(0, codes.cols), |cols| blocks(cols, wide));
                 let bytes = codes.read(reading, lead, rows, cols)?;
                 let number = |byte: u8| if *signed { f32::from(byte as i8) } else { f32::from(byte) };
-                let values = bytes.into_iter().map(|byte| number(byte) + plus).collect();
-                Ok(Zeros { values, width: cols.len as usize })
+                let data = bytes.into_iter().map(|byte| number(byte) + plus).collect();
+                Ok(Values { data, width: cols.len as usize, rows, block_rows: high })
             }
-        }
-    }
-}
-
-/// Zero points of a tile: none, one for all, or rows of them.
-pub(super) struct Zeros {
-    pub(super) values: Vec<f32>,
-    width: usize,
-}
-
-impl Zeros {
-    fn of(&self, index: u64) -> &[f32] {
-        match &self.values[..] {
-            [] => &[],
-            [one] => std::slice::from_ref(one),
-            all => &all[index as usize * self.width..][..self.width],
         }
     }
 }

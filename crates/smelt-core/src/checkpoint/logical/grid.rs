@@ -51,17 +51,22 @@ impl Kind {
     }
 }
 
-/// The scales that a tile meets, row-major.
+/// The scales that a tile meets, row-major, or their zero points.
 #[derive(Debug)]
 pub(super) struct Values {
     pub(super) data: Vec<f32>,
     pub(super) width: usize,
-    rows: Axis,
-    block_rows: u64,
+    pub(super) rows: Axis,
+    pub(super) block_rows: u64,
 }
 
 impl Values {
-    /// The scales of the tile's row `index`, which is at `row` of the weight.
+    /// The same for every row.
+    pub(super) fn same(data: Vec<f32>) -> Self {
+        Self { width: data.len(), data, rows: Axis::point(0), block_rows: u64::MAX }
+    }
+
+    /// The values of the tile's row `index`, which is at `row` of the weight.
     pub(super) fn row(&self, index: u64, row: u64) -> &[f32] {
         let at = if self.block_rows == 1 { index } else { row / self.block_rows - self.rows.start };
         &self.data[at as usize * self.width..][..self.width]

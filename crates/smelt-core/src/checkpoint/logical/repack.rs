@@ -128,7 +128,7 @@ impl Exact<'_> {
         let cols = Axis::range(groups.start * group, groups.len * group);
         let scales = self.scaled.scales.read(self.reading, lead, rows, Some(cols))?.data;
         let zeros = self.scaled.zeros(self.reading, lead, rows, Some(cols))?;
-        Ok((scales, zeros.values))
+        Ok((scales, zeros.data))
     }
 }
 

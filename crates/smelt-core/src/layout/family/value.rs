@@ -232,11 +232,11 @@ impl<'a> Env<'a> {
             other => Err(other.not("an index", "a list")),
         };
         if matches!(expr, Expr::Name(_)) {
-            return Ok((0..self.size(expr)?).collect());
+            return numbers(0, self.size(expr)?);
         }
         match self.eval(expr)? {
             Value::List(items) => items.iter().map(index).collect(),
-            _ => Ok((0..self.size(expr)?).collect()),
+            _ => numbers(0, self.size(expr)?),
         }
     }
 
@@ -416,7 +416,7 @@ impl<'a> Env<'a> {
             ("int", [value]) => whole_of(self.present(value)?),
             ("range", [first, end]) => {
                 let (first, end) = (self.size(first)?, self.size(end)?);
-                Ok(Value::List((first..end).map(int).collect()))
+                Ok(Value::List(numbers(first, end)?.into_iter().map(int).collect()))
             }
             ("split", [text, separator]) => {
                 let (text, separator) = (self.text(text, name)?, self.text(separator, name)?);
@@ -500,6 +500,19 @@ impl Value {
 
     fn not(&self, expected: &'static str, context: &str) -> ValueError {
         ValueError::Kind { found: self.to_string(), expected, context: context.to_owned() }
+    }
+}
+
+/// More layers, experts or heads than any model has: what a config says beyond is not written out.
+const MOST: u64 = 1 << 16;
+
+/// The numbers from `first` up to before `end`.
+fn numbers(first: u64, end: u64) -> Result<Vec<u64>, ValueError> {
+    let many = end.saturating_sub(first);
+    if many > MOST {
+        Err(int(many).not("no more than 65536", "an index"))
+    } else {
+        Ok((first..end).collect())
     }
 }
 
