@@ -197,6 +197,16 @@ FP4 = [
         ("FP4", "FP8"),
         experts=Mxfp4({}),
     ),
+    # mlx-vlm takes whole blocks alone, which the sizes of this manifest are made of.
+    Case(
+        "fp4-i8-deepseek-v4",
+        "hub_deepseek_v4",
+        fp8_block(128, E8M0, suffix=".scale"),
+        ("FP4", "FP8"),
+        experts=Mxfp4({}),
+        library="mlx-vlm",
+        only=r"ffn\.(shared_)?experts\.|attn\.w|indexer\.wq",
+    ),
     Case(
         "mxfp4-ct",
         "llama",

@@ -248,6 +248,8 @@ LINEAR = r"_proj$"
 MOVED = [
     ("mxfp4-gpt-oss", ("--mode", "mxfp4"), r"\.experts\."),
     ("fp4-i8-experts", ("--mode", "mxfp4"), SWITCH),
+    # By the family's own formats.
+    ("fp4-i8-deepseek-v4", (), r"switch_mlp\.|shared_experts\.|attn\.w|indexer\.wq"),
     ("mxfp4-ct", ("--mode", "mxfp4"), LINEAR),
     ("mxfp8-u8", ("--mode", "mxfp8"), LINEAR),
     ("int4-g32-kimi", (*INT4, "32"), SWITCH),
@@ -368,6 +370,33 @@ def test_moved_bits_are_those_of_the_library(
     keys = [key for key in keys if key in theirs]
     assert keys
     assert [report(key, ours[key], theirs[key]) for key in keys if ours[key] != theirs[key]] == []
+
+
+def test_deepseek_v4_is_what_mlx_vlm_converts(
+    smelt: Smelt, made: Callable[[str], Made], tmp_path: Path
+) -> None:
+    """mlx-vlm's converter gives the same formats and values, and of experts the same bits. It takes
+    none but checkpoints with an index and a tower, of which the config alone has to tell."""
+    from mlx_vlm.models.deepseek_v4.convert import convert_deepseek_v4_vision
+
+    case, source = made("fp4-i8-deepseek-v4"), tmp_path / "source"
+    shutil.copytree(case.source, source)
+    write_json(source / "config.json", read_json(source / "config.json") | {"vision_n_layers": 1})
+    places = dict.fromkeys(case.stored, "model.safetensors")
+    write_json(source / "model.safetensors.index.json", {"weight_map": places})
+    theirs = read_tensors(convert_deepseek_v4_vision(source, tmp_path / "theirs"))
+    ours = quantize(smelt, case.source, tmp_path / "ours")
+    modules = packed_modules(theirs)
+    assert len(modules) == 5 * 11 + 2
+    expected = parameters(case.plain, "mlx-vlm")
+    for module in modules:
+        for side in (ours, theirs):
+            assert decodes_to(side, module, expected[f"{module}.weight"]), module
+    keys = [f"{m}.{part}" for m in modules if "switch_mlp" in m for part in ("weight", "scales")]
+    assert [report(key, ours[key], theirs[key]) for key in keys if ours[key] != theirs[key]] == []
+    ours, theirs = (read_json(tmp_path / side / "config.json") for side in ("ours", "theirs"))
+    for module in modules:
+        assert ours["quantization"][module] == theirs["quantization"][module]
 
 
 # -- MLX's own formats -----------------------------------------------------------------

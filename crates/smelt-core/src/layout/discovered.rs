@@ -271,6 +271,10 @@ fn own(predicate: &Value) -> Own {
     let Value::Object(format) = predicate else {
         return if *predicate == Value::Bool(false) { Own::Keep } else { Own::Run };
     };
+    // Groups for rows that those of the run do not divide; all else is the run's.
+    if format.contains_key("fallback_group_size") && !format.contains_key("bits") {
+        return Own::Run;
+    }
     let mode = format.get("mode").and_then(Value::as_str).and_then(Mode::from_name).unwrap_or(Mode::Affine);
     let number = |key: &str| format.get(key).and_then(Value::as_u64);
     let (bits, group_size) = mode.defaults();
@@ -531,6 +535,17 @@ mod tests {
             assert_eq!(base64(text).as_deref(), Some(bytes.as_bytes()), "{text}");
         }
         assert_eq!(base64("a b"), None);
+    }
+
+    #[test]
+    fn what_a_predicate_answers() {
+        let format = |mode, bits, size| Format::new(mode, bits, size).map_or(Own::Run, Own::Format);
+        assert_eq!(own(&json!(true)), Own::Run);
+        assert_eq!(own(&json!(false)), Own::Keep);
+        assert_eq!(own(&json!({ "bits": 8 })), format(Mode::Affine, 8, 64));
+        let floating = json!({ "bits": 8, "group_size": 32, "mode": "mxfp8" });
+        assert_eq!(own(&floating), format(Mode::Mxfp8, 8, 32));
+        assert_eq!(own(&json!({ "fallback_group_size": 32 })), Own::Run);
     }
 
     #[test]

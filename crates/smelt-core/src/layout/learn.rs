@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 
 use indexmap::IndexMap;
 use serde_json::Value;
+use smelt_kernels::Mode;
 
 use super::catalog::Catalog;
 use super::graph::{BinaryOp, Graph, NodeId, Op, ReduceOp, UnaryOp};
@@ -347,8 +348,11 @@ fn treatment(output: &Output) -> String {
         match module.own {
             Own::Run => {}
             Own::Keep => keys.push_str(", quantize = false"),
-            Own::Format(format) => {
+            Own::Format(format) if format.mode() == Mode::Affine => {
                 let _ = write!(keys, ", bits = {}, group_size = {}", format.bits(), format.group_size());
+            }
+            Own::Format(format) => {
+                let _ = write!(keys, ", mode = \"{}\"", format.mode());
             }
         }
     }
@@ -531,4 +535,27 @@ fn drops(layout: &Layout) -> String {
         let _ = write!(text, "\n[[drop]]\ntensors = \"{form}\"  # review\nwhy = \"{why}\"\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use smelt_kernels::Format;
+
+    use super::*;
+    use crate::layout::{Module, Role};
+
+    #[test]
+    fn formats_as_families_write_them() {
+        let keys = |mode, bits, size| {
+            let own = Format::new(mode, bits, size).map_or(Own::Keep, Own::Format);
+            let module = Some(Module { class: ModuleClass::SwitchLinear, own });
+            let (name, role) = ("w.weight".to_owned(), Role::Router);
+            treatment(&Output { name, node: NodeId(0), role, module, cast: true, format_group: None })
+        };
+        let ends = |own: &str| format!(", module = \"SwitchLinear\", {own}, role = \"router\"");
+        assert_eq!(keys(Mode::Affine, 8, 64), ends("bits = 8, group_size = 64"));
+        assert_eq!(keys(Mode::Mxfp4, 4, 32), ends("mode = \"mxfp4\""));
+        assert_eq!(keys(Mode::Nvfp4, 4, 16), ends("mode = \"nvfp4\""));
+        assert_eq!(keys(Mode::Affine, 7, 64), ends("quantize = false"));
+    }
 }

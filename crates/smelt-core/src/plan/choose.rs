@@ -4,7 +4,8 @@
 //! strength: an override of the user, a rule of a recipe file, the model that is copied, the format of the
 //! towers (what sees or hears stays as it is unless asked), what an allocation or a recipe of mlx-lm chose
 //! for the module alone, the family's own format for it (a router at 8 bits, as the library's
-//! `quant_predicate` says), the format of the run.
+//! `quant_predicate` says), the format of the run. A format of the family that keeps no more bits than runs
+//! have anyway ([`yields`]) gives way to a run of other bits or another mode, and to a target.
 
 use smelt_kernels::{Float, Format, Mode};
 
@@ -147,16 +148,32 @@ fn choose(output: &Output, module: Module, options: &Options) -> Choice {
         Some(_) if output.role.is_tower() => options.towers.map_or(Choice::Keep, Choice::Quantize),
         Some(format) => match (options.widths.get(output.module_path()), module.own) {
             (Some(width), _) => Choice::Quantize(width),
-            (None, Own::Run) => Choice::Quantize(format),
-            (None, Own::Format(own)) => Choice::Quantize(own),
             (None, Own::Keep) => Choice::Keep,
+            (None, Own::Format(own)) if is_default(own, format) => Choice::Quantize(own),
+            (None, Own::Format(_) | Own::Run) => Choice::Quantize(format),
         },
     }
 }
 
+/// Whether a format of the family's is only how the library's files are. More bits than a run has by default keep
+/// what suffers from fewer (a router); as many or fewer keep nothing, and are of what takes most of the room (experts
+/// that come in MXFP4): who asks for other bits or for a size means these.
+fn yields(own: Format) -> bool {
+    own.bits() <= Mode::Affine.defaults().0
+}
+
+/// Whether a module has the family's format in this run, and not that of the run.
+fn is_default(own: Format, run: Format) -> bool {
+    !yields(own) || (run.mode() == Mode::Affine && run.bits() == own.bits())
+}
+
 /// Whether nothing but the format of the run decides about a parameter, so that an allocation may.
 pub(super) fn is_free(output: &Output, verdict: &Verdict, options: &Options) -> bool {
-    let free = output.module.is_some_and(|module| module.own == Own::Run);
+    let free = output.module.is_some_and(|module| match module.own {
+        Own::Run => true,
+        Own::Format(own) => yields(own),
+        Own::Keep => false,
+    });
     let free = free && !output.role.is_tower() && output.role != Role::Mtp;
     options.format.is_some() && free && verdict.choice().is_none()
 }

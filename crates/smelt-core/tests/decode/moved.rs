@@ -98,6 +98,25 @@ fn powers_of_two_through_exchanged_axes() {
     }
 }
 
+#[test]
+fn a_family_may_ask_for_the_format_of_the_source() {
+    let case = cases::mxfp4(Draw { lead: 3, rows: 12, cols: 64, pick: 0, seed: 5 });
+    let source = own(&case.tensors);
+    let family = FAMILY.replace("\"SwitchLinear\"", "\"SwitchLinear\", mode = \"mxfp4\"");
+    let family = Family::parse(&family).unwrap();
+    let made = |mode, bits, group_size| {
+        let options = Options { format: Format::new(mode, bits, group_size), ..Options::default() };
+        let plan = Plan::new(&source, Origin::family(&source, &family, None).unwrap(), &options).unwrap();
+        let formats = plan.tasks.iter().map(|task| task.format.as_ref().unwrap().0.to_string());
+        let moved = plan.tasks.iter().filter(|task| task.moved.is_some()).count();
+        (formats.collect::<Vec<_>>().join(" "), moved, plan.notes.len())
+    };
+    assert_eq!(made(Mode::Affine, 4, 64), ("mxfp4 mxfp4".to_owned(), 2, 0));
+    // Other bits are what counts then: more can't be had, and of that notes tell, as of fewer.
+    assert_eq!(made(Mode::Affine, 8, 64), ("mxfp4 mxfp4".to_owned(), 2, 2));
+    assert_eq!(made(Mode::Affine, 3, 64), ("3-bit g64 3-bit g64".to_owned(), 0, 2));
+}
+
 /// Two experts of the integers with these names.
 fn experts(pick: u64) -> Vec<Tensor> {
     let expert = |index: u64| {

@@ -25,6 +25,10 @@ fn rule(name: &str, rest: &str) -> String {
     )
 }
 
+fn module(rest: &str) -> String {
+    rule("w", &format!("module = \"Linear\", {rest}"))
+}
+
 #[test]
 fn refusals_name_the_key() {
     let table = [
@@ -54,13 +58,19 @@ fn refusals_name_the_key() {
         ("[[group]]\n[group.tensors]\n\"w\" = { role = \"mtp\" }", "in `w`: the role `mtp` is for what"),
         (&rule("w.{layer", ""), "in `w.{layer`: a place needs both braces and a name"),
         (&rule("w.{expert}", ""), "in `w.{expert}`: neither `[index]` nor `[let]` has `expert`"),
-        (
-            &rule("w", "bits = 8, group_size = 64"),
-            "in `w`: `bits` and `group_size` go together, on a `module`",
-        ),
-        (&rule("w", "module = \"Linear\", bits = 8"), "in `w`: `bits` and `group_size` go together"),
-        (&rule("w", "module = \"Linear\", bits = 7, group_size = 64"), "in a format that MLX has"),
-        (&rule("w", "module = \"Linear\", bits = 8, group_size = 48"), "in a format that MLX has"),
+        (&rule("w", "bits = 8, group_size = 64"), "in `w`: `bits`, `group_size`, `mode`, `quantize`"),
+        (&rule("w", "mode = \"mxfp8\""), "and `format_group` are for a `module`"),
+        (&module("bits = 8"), "in `w`: `bits` and `group_size` go together"),
+        (&module("mode = \"mxfp8\", bits = 8"), "in `w`: `bits` and `group_size` go together"),
+        (&module("bits = 7, group_size = 64"), "MLX has no affine format of 7 bits in groups of 64"),
+        (&module("bits = 8, group_size = 48"), "MLX has no affine format of 8 bits in groups of 48"),
+        (&module("mode = \"mxfp8\", bits = 4, group_size = 32"), "no mxfp8 format of 4 bits in groups of 32"),
+        (&module("mode = \"nvfp4\", bits = 4, group_size = 32"), "no nvfp4 format of 4 bits in groups of 32"),
+        (&module("mode = \"mxfp6\""), "in `w`: MLX has no mode `mxfp6`, only affine, mxfp4, mxfp8 and nvfp4"),
+        (&module("mode = \"affine\""), "in `w`: the mode affine needs `bits` and `group_size`"),
+        (&module("mode = 8"), "invalid type: integer `8`, expected a string"),
+        (&module("mode = 'if(n'"), "in `w`: `,` or the closing bracket expected at column 5 of `if(n`"),
+        (&module("quantize = false, mode = \"mxfp4\""), "in `w`: `quantize = false` goes alone"),
     ];
     for (body, message) in table {
         let found = refusal(body);
@@ -195,7 +205,23 @@ fn what_from_can_not_make_says_why() {
         ("when = \"kinds[0].size\", from = \"a\"", "`out`: \"full\" where an object is needed in `.size`"),
         (
             "module = \"Linear\", bits = \"n + 3\", group_size = 64, from = \"a\"",
-            "`out`: MLX has no format of 7 bits in groups of 64",
+            "`out`: MLX has no affine format of 7 bits in groups of 64",
+        ),
+        (
+            "module = \"Linear\", mode = \"mxfp4\", bits = \"x + 6\", group_size = 32, from = \"a\"",
+            "`out`: MLX has no mxfp4 format of 8 bits in groups of 32",
+        ),
+        (
+            "module = \"Linear\", mode = 'if(n > 0, word, \"mxfp4\")', from = \"a\"",
+            "`out`: MLX has no mode `w`, only",
+        ),
+        (
+            "module = \"Linear\", mode = 'if(n > 0, n, x)', from = \"a\"",
+            "`out`: 4 where the name of a mode is needed in `mode`",
+        ),
+        (
+            "module = \"Linear\", mode = 'if(n > 0, \"affine\", null)', from = \"a\"",
+            "`out`: the mode affine needs `bits` and `group_size`",
         ),
         ("when = \"gone > 0\", from = \"a\"", "`out`: `gone` is missing in config.json"),
         ("shape = \"9223372036854775807 * n, 6\", from = \"a\"", "`out`: a number of more than 64 bits"),
@@ -278,6 +304,17 @@ fn how_a_module_is_stored_may_depend_on_the_config() {
     let Own::Format(format) = own("bits = \"n + 1\", group_size = \"16 * x\"").0 else { panic!("no format") };
     assert_eq!((format.bits(), format.group_size()), (5, 32));
     assert_eq!(own("bits = \"nothing\", group_size = 64").0, Own::Run);
+    let mode = |rule: &str| match own(rule).0 {
+        Own::Format(format) => format.to_string(),
+        own => format!("{own:?}"),
+    };
+    for name in ["mxfp4", "mxfp8", "nvfp4"] {
+        assert_eq!(mode(&format!("mode = \"{name}\"")), name);
+    }
+    assert_eq!(mode("mode = \"mxfp4\", bits = \"n\", group_size = 32"), "mxfp4");
+    assert_eq!(mode("mode = 'if(n == 4, \"mxfp8\", null)'"), "mxfp8");
+    assert_eq!(mode("mode = 'if(n < 4, \"mxfp8\", null)'"), "Run");
+    assert_eq!(mode("mode = 'if(n < 4, \"mxfp8\", \"affine\")', bits = 8, group_size = 64"), "8-bit g64");
     assert_eq!(own("format_group = \"one\"").2.as_deref(), Some("one"));
 }
 

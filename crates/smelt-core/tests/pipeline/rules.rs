@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use smelt_core::checkpoint::Checkpoint;
-use smelt_core::pipeline::Allocating;
+use smelt_core::layout::Family;
+use smelt_core::pipeline::{Allocating, Means, Silent};
 use smelt_core::plan::allocate::{BitsError, Request, Target, candidates, parse_formats};
+use smelt_core::plan::measures::Measures;
 use smelt_core::plan::rules::RuleSource;
 use smelt_core::plan::{Like, Note, Options, Origin, Override, Plan, RecipeFile, family_of};
 use smelt_core::source::MemorySource;
 use smelt_core::{Error, PlanError, Result};
+use smelt_kernels::{Format, Mode};
 
 use crate::common::Model;
 use crate::widths::{choose, fast};
@@ -84,6 +88,77 @@ fn later_rules_win_and_overrides_win_over_all() {
     );
     let strict = planned(&checkpoint, &Options { strict: true, ..recipe(rules) });
     assert!(matches!(strict, Err(Error::Plan(PlanError::Strict { .. }))), "{strict:?}");
+}
+
+/// A model whose library wants codes of two floating-point modes.
+const FLOATING: &str = r#"
+name = "own"
+title = "Own"
+model_types = ["own"]
+[[group]]
+[group.tensors]
+"experts.down_proj.weight" = { module = "SwitchLinear", role = "expert-down", mode = "mxfp4" }
+"q_proj.weight" = { module = "Linear", role = "attention-query", mode = "mxfp8" }
+"head.weight" = { module = "Linear", role = "head" }
+"#;
+
+fn floating() -> (Checkpoint, Family) {
+    let shapes = [("experts.down_proj", vec![4, 64, 128]), ("q_proj", vec![64, 128]), ("head", vec![96, 64])];
+    let tensors = shapes.map(|(name, shape)| (format!("{name}.weight"), shape)).to_vec();
+    let model = Model { config: serde_json::json!({ "model_type": "own" }), tensors };
+    (open(&model), Family::parse(FLOATING).unwrap())
+}
+
+/// The formats of experts, query and head.
+fn formats(plan: &Plan) -> String {
+    let found = stored(plan);
+    ["experts.down_proj", "q_proj", "head"].map(|module| found[module].as_str()).join(", ")
+}
+
+#[test]
+fn a_familys_mode_is_for_runs_of_as_many_bits_unless_it_keeps_more() {
+    let (checkpoint, family) = floating();
+    let planned = |options: &Options| {
+        Plan::new(&checkpoint, Origin::family(&checkpoint, &family, None).unwrap(), options).unwrap()
+    };
+    let run = |mode, bits, group_size| {
+        let format = Format::new(mode, bits, group_size);
+        formats(&planned(&Options { format, ..fast() }))
+    };
+    assert_eq!(run(Mode::Affine, 4, 64), "mxfp4, mxfp8, 4-bit g64");
+    assert_eq!(run(Mode::Affine, 4, 32), "mxfp4, mxfp8, 4-bit g32");
+    assert_eq!(run(Mode::Affine, 3, 64), "3-bit g64, mxfp8, 3-bit g64");
+    assert_eq!(run(Mode::Affine, 8, 64), "8-bit g64, mxfp8, 8-bit g64");
+    assert_eq!(run(Mode::Nvfp4, 4, 16), "nvfp4, mxfp8, nvfp4");
+    assert_eq!(formats(&planned(&Options { format: None, ..fast() })), "keep, keep, keep");
+    let overrides = vec![Override::parse("experts=6", None).unwrap()];
+    assert_eq!(formats(&planned(&Options { overrides, ..fast() })), "6-bit g64, mxfp8, 4-bit g64");
+    let rules = recipe("[[rule]]\nrole = 'attention-query'\nformat = 'keep'\n");
+    assert_eq!(formats(&planned(&rules)), "mxfp4, keep, 4-bit g64");
+    let files = written(&planned(&fast()), &checkpoint, PLENTY);
+    let config: serde_json::Value = serde_json::from_slice(&files["config.json"]).unwrap();
+    let expected = serde_json::json!({ "group_size": 64, "bits": 4, "mode": "affine",
+        "experts.down_proj": { "group_size": 32, "bits": 4, "mode": "mxfp4" },
+        "q_proj": { "group_size": 32, "bits": 8, "mode": "mxfp8" } });
+    assert_eq!(config["quantization"], expected);
+}
+
+#[test]
+fn a_target_chooses_for_a_familys_four_bits_and_not_for_its_eight() {
+    let (checkpoint, family) = floating();
+    let chosen = |bits: f64| {
+        let origin = Origin::family(&checkpoint, &family, None).unwrap();
+        let (options, request) = (fast(), target(bits));
+        let allocating = Allocating::new(&checkpoint, origin, &options, &request, None).unwrap();
+        let mut measures = Measures::new(allocating.fingerprint());
+        let stop = AtomicBool::new(false);
+        allocating.measure(&mut measures, Means { memory: PLENTY, observer: &Silent, stop: &stop }).unwrap();
+        allocating.plan(&measures).unwrap()
+    };
+    let few = stored(&chosen(4.0))["experts.down_proj"].clone();
+    assert!(few.starts_with("2-bit") || few.starts_with("3-bit"), "{few}");
+    let plan = chosen(7.0);
+    assert!(formats(&plan).contains(", mxfp8, ") && !formats(&plan).contains("mxfp4"), "{}", formats(&plan));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::file::{DropRule, Family, Group, ModuleRule, TensorRule, affine};
+use super::file::{DropRule, Family, Group, ModuleRule, TensorRule};
 use super::syntax::Expr;
 use super::template::Template;
 use super::tensor::{Maker, TensorError, indices};
@@ -231,11 +231,7 @@ pub(super) fn module_of(rule: &ModuleRule, env: &Env<'_>) -> Result<Module, Valu
     let own = match &rule.format {
         _ if !holds(rule.quantize.as_ref(), env)? => Own::Keep,
         None => Own::Run,
-        Some((bits, _)) if env.eval(bits)? == Value::Null => Own::Run,
-        Some((bits, group)) => {
-            let (bits, group) = (env.size(bits)?.cast_signed(), env.size(group)?.cast_signed());
-            Own::Format(affine(bits, group).ok_or(ValueError::Format { bits, group })?)
-        }
+        Some(format) => format.of(env)?,
     };
     Ok(Module { class: rule.class, own })
 }

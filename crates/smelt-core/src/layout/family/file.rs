@@ -7,6 +7,7 @@
 use indexmap::IndexMap;
 use serde::Deserialize;
 
+use super::format::{FormatError, FormatRule};
 use super::syntax::{Expr, SyntaxError, parse};
 use super::template::{Template, TemplateError};
 use crate::layout::{ModuleClass, MtpExperts, MtpRules, Role};
@@ -87,8 +88,8 @@ pub struct ModuleRule {
     pub class: ModuleClass,
     /// Whether it is quantized; it is where nothing is said.
     pub quantize: Option<Expr>,
-    /// Bits and group size of its own; null bits are those of the run.
-    pub format: Option<(Expr, Expr)>,
+    /// A format of its own.
+    pub format: Option<FormatRule>,
 }
 
 /// Tensors of the checkpoint that the model does not have.
@@ -149,13 +150,13 @@ pub enum FamilyError {
         /// The name.
         key: String,
     },
-    /// Own bits for something that is not quantized, or half of a format.
-    #[error(
-        "in `{key}`: `bits` and `group_size` go together, on a `module`, in a format that MLX has; `quantize = false` goes alone"
-    )]
+    /// A format that there is not, or for something that has none.
+    #[error("in `{key}`: {error}")]
     Format {
         /// The name.
         key: String,
+        /// What is wrong.
+        error: FormatError,
     },
 }
 
@@ -226,6 +227,7 @@ struct TensorToml {
     quantize: Option<Setting>,
     bits: Option<Setting>,
     group_size: Option<Setting>,
+    mode: Option<String>,
     cast: Option<Setting>,
     format_group: Option<String>,
 }
@@ -319,7 +321,7 @@ fn parse_tensor(
         shape: rule.shape.as_deref().map(|text| shape(key, text)).transpose()?,
         from: match &rule.from {
             None => Expr::Text(name.clone()),
-            Some(text) => origin(key, text)?,
+            Some(text) => word(key, text)?,
         },
         when: condition(key, rule.when.as_deref())?,
         role: rule.role,
@@ -330,42 +332,31 @@ fn parse_tensor(
     })
 }
 
-/// `from` holds an expression if it has brackets or quotes, else the name of a tensor.
-fn origin(key: &str, text: &str) -> Result<Expr, FamilyError> {
+/// `from` and `mode` hold an expression if they have brackets or quotes, else a name.
+fn word(key: &str, text: &str) -> Result<Expr, FamilyError> {
     if text.contains(['(', '"']) { expression(key, text) } else { Ok(Expr::Text(template(key, text)?)) }
 }
 
 fn module(key: &str, rule: &TensorToml) -> Result<Option<ModuleRule>, FamilyError> {
-    let error = || FamilyError::Format { key: key.to_owned() };
+    let error = |error| FamilyError::Format { key: key.to_owned(), error };
     let quantize = setting(key, rule.quantize.as_ref())?;
-    let format = match (&rule.bits, &rule.group_size) {
-        (None, None) => None,
-        (Some(bits), Some(group)) => Some((bits.parse(key)?, group.parse(key)?)),
-        _ => return Err(error()),
-    };
-    let never = matches!(rule.quantize, Some(Setting::Flag(false)));
-    if format.as_ref().is_some_and(|format| never || !is_format(format)) {
-        return Err(error());
+    let format = format_rule(key, rule)?;
+    if format.is_some() && matches!(rule.quantize, Some(Setting::Flag(false))) {
+        return Err(error(FormatError::Never));
     }
     match rule.module {
         Some(class) => Ok(Some(ModuleRule { class, quantize, format })),
-        None if format.is_some() || quantize.is_some() || rule.format_group.is_some() => Err(error()),
+        None if format.is_some() || quantize.is_some() || rule.format_group.is_some() => {
+            Err(error(FormatError::Module))
+        }
         None => Ok(None),
     }
 }
 
-/// Whether MLX has a format; one that depends on the config is looked at later.
-fn is_format(format: &(Expr, Expr)) -> bool {
-    let (Expr::Int(bits), Expr::Int(group)) = format else {
-        return true;
-    };
-    affine(*bits, *group).is_some()
-}
-
-/// The affine format of this many bits and this group size, if MLX has it.
-pub(super) fn affine(bits: i64, group_size: i64) -> Option<smelt_kernels::Format> {
-    let (bits, group_size) = (u8::try_from(bits).ok()?, usize::try_from(group_size).ok()?);
-    smelt_kernels::Format::new(smelt_kernels::Mode::Affine, bits, group_size)
+fn format_rule(key: &str, rule: &TensorToml) -> Result<Option<FormatRule>, FamilyError> {
+    let mode = rule.mode.as_deref().map(|text| word(key, text)).transpose()?;
+    let (bits, group) = (setting(key, rule.bits.as_ref())?, setting(key, rule.group_size.as_ref())?);
+    FormatRule::new(mode, bits, group).map_err(|error| FamilyError::Format { key: key.to_owned(), error })
 }
 
 fn setting(key: &str, setting: Option<&Setting>) -> Result<Option<Expr>, FamilyError> {

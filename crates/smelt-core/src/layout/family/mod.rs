@@ -5,6 +5,7 @@
 mod expand;
 mod expected;
 mod file;
+mod format;
 mod syntax;
 mod template;
 mod tensor;
@@ -14,6 +15,7 @@ use std::sync::OnceLock;
 
 pub use expected::{Expectation, Expected};
 pub use file::{DropRule, Experts, Family, FamilyError, Group, ModuleRule, TensorRule};
+pub use format::{FormatError, FormatRule};
 pub use syntax::{Expr, Operator, SyntaxError};
 pub use template::{Template, TemplateError};
 pub use tensor::TensorError;

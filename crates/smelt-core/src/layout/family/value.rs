@@ -21,6 +21,7 @@ use std::fmt;
 use indexmap::IndexMap;
 use serde_json::Value as Json;
 
+use super::format::FormatError;
 use super::syntax::{Expr, Operator};
 use super::template::Template;
 use crate::checkpoint::Config;
@@ -82,13 +83,8 @@ pub enum ValueError {
     #[error("nothing fills the place `{{{0}}}`")]
     Place(String),
     /// A format that MLX does not have.
-    #[error("MLX has no format of {bits} bits in groups of {group}")]
-    Format {
-        /// The bits.
-        bits: i64,
-        /// The group size.
-        group: i64,
-    },
+    #[error(transparent)]
+    Format(#[from] FormatError),
     /// Values of `[let]` that need each other.
     #[error("`{0}` is defined by itself")]
     Cycle(String),
@@ -498,7 +494,8 @@ impl Value {
         }
     }
 
-    fn not(&self, expected: &'static str, context: &str) -> ValueError {
+    /// The error of a value that is something else than what is needed here.
+    pub(super) fn not(&self, expected: &'static str, context: &str) -> ValueError {
         ValueError::Kind { found: self.to_string(), expected, context: context.to_owned() }
     }
 }
