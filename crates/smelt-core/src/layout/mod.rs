@@ -44,6 +44,8 @@ pub struct Layout {
     pub config: Vec<(String, serde_json::Value)>,
     /// How the tensors among the dropped that predict further tokens are stored if they are wanted.
     pub mtp: MtpRules,
+    /// Modules that the library can't run once they are quantized.
+    pub faults: Vec<Fault>,
     /// Why the library could not say which parameters a change of dtype leaves, where it was asked and
     /// failed: then the change is made to all of them.
     pub cast_fault: Option<String>,
@@ -119,6 +121,15 @@ pub struct Dropped {
     /// Whether it belongs to a layer that predicts further tokens, which can be written apart.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub mtp: bool,
+}
+
+/// A module that the library quantizes by its own rules, and then can't run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Its path.
+    pub module: String,
+    /// What the library does.
+    pub what: String,
 }
 
 /// Something about a checkpoint that does not fit its family.

@@ -348,6 +348,7 @@ impl Plan {
         mtp::separate(checkpoint, &name, &mut layout, options, &mut notes)?;
         let chosen = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
         let choose::Chosen { mut tasks, effects: rules, treatments } = chosen;
+        notes.extend(note::faults(std::mem::take(&mut layout.faults), &tasks));
         let shards = shards::place(&mut tasks, options.shard_bytes);
         let (model, _) = mtp::parted(&tasks);
         let chosen = if options.widths.is_empty() { None } else { widths::commonest(model) };

@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Task;
 use crate::checkpoint::{Checkpoint, INDEX};
-use crate::layout::Layout;
+use crate::layout::{Fault, Layout};
 
 /// Something that is done differently from what was asked, or is worth knowing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +109,13 @@ pub enum Note {
         /// Whether the config still names it, because no library has a model of the type.
         kept: bool,
     },
+    /// A quantized module that the library can't run so, though its own rules quantize it.
+    LibraryFault {
+        /// The module.
+        module: String,
+        /// What the library does.
+        what: String,
+    },
     /// A file of the source that is neither read nor copied.
     FileLeftOut {
         /// Its path in the source.
@@ -190,6 +198,10 @@ impl fmt::Display for Note {
                 "`--dtype` applies to every parameter, because the library fails when it is asked which to leave: {why}"
             ),
             Self::Code { file, kept } => write!(out, "{}", code(file, *kept)),
+            Self::LibraryFault { module, what } => write!(
+                out,
+                "`{module}` is quantized as the library's rules say, but {what}; `--override {module}=keep` leaves it as it is"
+            ),
             Self::FileLeftOut { path, why } => write!(out, "`{path}` is left out: {why}"),
         }
     }
@@ -233,4 +245,11 @@ pub(super) fn of_layout(layout: &Layout, casts: bool) -> impl Iterator<Item = No
     let open = (!parameters.is_empty()).then_some(Note::OpenBits { parameters });
     let fault = layout.cast_fault.clone().filter(|_| casts);
     open.into_iter().chain(fault.map(|why| Note::CastUnknown { why }))
+}
+
+/// The faults of a library that the modules which are quantized meet.
+pub(super) fn faults(faults: Vec<Fault>, tasks: &[Task]) -> impl Iterator<Item = Note> {
+    let quantized = |module: &str| tasks.iter().any(|task| task.format.is_some() && task.module() == module);
+    let met = faults.into_iter().filter(move |fault| quantized(&fault.module));
+    met.map(|Fault { module, what }| Note::LibraryFault { module, what })
 }

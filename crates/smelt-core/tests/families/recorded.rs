@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use smelt_core::checkpoint::Checkpoint;
 use smelt_core::layout::{differences, fingerprint};
-use smelt_core::plan::{Options, Origin, Plan, family_of};
+use smelt_core::plan::{Options, Origin, Override, Plan, family_of};
 use smelt_core::source::ManifestSource;
 
 #[derive(Deserialize)]
@@ -116,14 +116,27 @@ fn every_manifest_is_recorded() {
     }
 }
 
+/// What the plan of a manifest says with these words in it.
+fn told(name: &str, words: &str, options: &Options) -> Option<String> {
+    let checkpoint = recorded(name);
+    let origin = Origin::family(&checkpoint, family_of(&checkpoint, None).unwrap(), None).unwrap();
+    let plan = Plan::new(&checkpoint, origin, options).unwrap();
+    plan.notes.iter().map(ToString::to_string).find(|note| note.contains(words))
+}
+
+#[test]
+fn a_module_that_the_library_quantizes_and_cannot_run_is_told() {
+    let words = "loads and does not run";
+    let note = told("llama4_text", words, &Options::default()).unwrap();
+    assert!(note.ends_with("`--override model.embed_tokens=keep` leaves it as it is"), "{note}");
+    let overrides = vec![Override::parse("model.embed_tokens=keep", None).unwrap()];
+    assert_eq!(told("llama4_text", words, &Options { overrides, ..Options::default() }), None);
+    assert_eq!(told("seed_oss", words, &Options::default()), None);
+}
+
 #[test]
 fn what_mlx_leaves_open_is_told() {
-    let told = |name: &str| {
-        let checkpoint = recorded(name);
-        let origin = Origin::family(&checkpoint, family_of(&checkpoint, None).unwrap(), None).unwrap();
-        let plan = Plan::new(&checkpoint, origin, &Options::default()).unwrap();
-        plan.notes.iter().map(ToString::to_string).find(|note| note.contains("last bits"))
-    };
+    let told = |name: &str| told(name, "last bits", &Options::default());
     let gates = told("muse_spark").unwrap();
     let expected = "`model.language_model.layers.0.add_attn_alpha`, `model.language_model.layers.0.add_attn_beta`, \
          `model.language_model.layers.0.add_ffn_alpha` and 13 more are computed in double: MLX leaves the last bits open";

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::file::{DropRule, Family, Group, ModuleRule, TensorRule};
+use super::file::{DropRule, Family, FaultRule, Group, ModuleRule, TensorRule};
 use super::syntax::Expr;
 use super::template::Template;
 use super::tensor::{Maker, TensorError, indices};
@@ -11,7 +11,7 @@ use super::value::{Env, Facts, Value, ValueError};
 use crate::checkpoint::{Config, TensorId};
 use crate::layout::catalog::Catalog;
 use crate::layout::graph::Graph;
-use crate::layout::{Dropped, Layout, Module, MtpRules, Output, Own, Problem};
+use crate::layout::{Dropped, Fault, Layout, Module, MtpRules, Output, Own, Problem};
 
 /// Expands `family` for a checkpoint with this config and these tensors.
 ///
@@ -189,6 +189,12 @@ impl<'a> Expansion<'a> {
                 Err(error) => problems.push(Problem::Value { rule: name.to_owned(), error }),
             }
         }
+        for rule in &family.faults {
+            match fault(rule, &env) {
+                Ok(found) => layout.faults.extend(found),
+                Err(error) => problems.push(Problem::Value { rule: "fault".to_owned(), error }),
+            }
+        }
         for (key, expr) in &family.config {
             match env.eval(expr) {
                 Ok(Value::Null) => {}
@@ -198,6 +204,11 @@ impl<'a> Expansion<'a> {
         }
         if problems.is_empty() { Ok(layout) } else { Err(problems) }
     }
+}
+
+fn fault(rule: &FaultRule, env: &Env<'_>) -> Result<Option<Fault>, ValueError> {
+    let fault = || Ok(Fault { module: env.fill(&rule.module)?, what: rule.what.clone() });
+    holds(rule.when.as_ref(), env)?.then(fault).transpose()
 }
 
 /// What is stored of layers that predict further tokens, with the family's texts filled in.

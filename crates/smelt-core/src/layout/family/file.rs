@@ -36,6 +36,8 @@ pub struct Family {
     pub groups: Vec<Group>,
     /// Tensors that are left out.
     pub drops: Vec<DropRule>,
+    /// Modules that a library can't run once they are quantized, though its rules quantize them.
+    pub faults: Vec<FaultRule>,
     /// How the layers that predict further tokens are stored where they are wanted.
     pub mtp: MtpRules,
     /// Keys of the config that the result changes, because its tensors are not the source's.
@@ -103,6 +105,17 @@ pub struct DropRule {
     pub why: String,
     /// Whether they belong to layers that predict further tokens.
     pub mtp: bool,
+}
+
+/// A module that a library quantizes by its own rules, and then can't run.
+#[derive(Debug)]
+pub struct FaultRule {
+    /// Its path.
+    pub module: Template,
+    /// When.
+    pub when: Option<Expr>,
+    /// What the library does, in words that follow "but".
+    pub what: String,
 }
 
 /// Why a family file is refused.
@@ -181,6 +194,8 @@ struct FamilyToml {
     group: Vec<GroupToml>,
     #[serde(default)]
     drop: Vec<DropToml>,
+    #[serde(default)]
+    fault: Vec<FaultToml>,
     #[serde(default)]
     mtp: MtpToml,
 }
@@ -261,6 +276,14 @@ struct DropToml {
     mtp: bool,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FaultToml {
+    module: String,
+    when: Option<String>,
+    what: String,
+}
+
 /// Most families are of language models.
 fn mlx_lm() -> Vec<String> {
     vec!["mlx-lm".to_owned()]
@@ -294,6 +317,7 @@ impl Family {
             groups,
             mtp: parse_mtp(file.mtp)?,
             drops: file.drop.into_iter().map(parse_drop).collect::<Result<_, _>>()?,
+            faults: file.fault.into_iter().map(parse_fault).collect::<Result<_, _>>()?,
             indices,
         })
     }
@@ -361,6 +385,11 @@ fn format_rule(key: &str, rule: &TensorToml) -> Result<Option<FormatRule>, Famil
 
 fn setting(key: &str, setting: Option<&Setting>) -> Result<Option<Expr>, FamilyError> {
     setting.map(|setting| setting.parse(key)).transpose()
+}
+
+fn parse_fault(fault: FaultToml) -> Result<FaultRule, FamilyError> {
+    let when = condition("fault.when", fault.when.as_deref())?;
+    Ok(FaultRule { module: template("fault.module", &fault.module)?, when, what: fault.what })
 }
 
 fn parse_drop(drop: DropToml) -> Result<DropRule, FamilyError> {

@@ -14,7 +14,7 @@ mod value;
 use std::sync::OnceLock;
 
 pub use expected::{Expectation, Expected};
-pub use file::{DropRule, Experts, Family, FamilyError, Group, ModuleRule, TensorRule};
+pub use file::{DropRule, Experts, Family, FamilyError, FaultRule, Group, ModuleRule, TensorRule};
 pub use format::{FormatError, FormatRule};
 pub use syntax::{Expr, Operator, SyntaxError};
 pub use template::{Template, TemplateError};
