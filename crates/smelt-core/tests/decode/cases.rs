@@ -309,6 +309,16 @@ fn turned<T: Copy>(data: &[T], rows: u64, cols: u64) -> Vec<T> {
     (0..rows * cols).map(|index| data[place(index)]).collect()
 }
 
+/// A matrix of words with rows and columns exchanged.
+fn turned_words(words: &[u8], rows: u64, cols: u64) -> Vec<u8> {
+    turned(words.as_chunks::<4>().0, rows, cols).concat()
+}
+
+/// AWQ stores columns 0, 2, 4, 6, 1, 3, 5, 7 of each eight in the places 0 to 7 of a word.
+fn mixed(line: &[u8]) -> Vec<u8> {
+    line.chunks(8).flat_map(|eight| [0, 2, 4, 6, 1, 3, 5, 7].map(|from| eight[from])).collect()
+}
+
 /// compressed-tensors' packed integers: symmetric or with zero points, with or without an order.
 pub(crate) fn integers(draw: Draw) -> Case {
     let Draw { rows, cols, pick, seed, .. } = draw;
@@ -345,9 +355,7 @@ pub(crate) fn integers(draw: Draw) -> Case {
     if zeros {
         let across = words(&turned(&points, rows, groups), rows, bits);
         let height = rows.div_ceil(32 / bits);
-        let across: Vec<u32> =
-            across.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
-        let packed = turned(&across, groups, height).into_iter().flat_map(u32::to_le_bytes).collect();
+        let packed = turned_words(&across, groups, height);
         tensors.push(tensor(&named("zero_point"), "I32", &[height, groups], packed));
     }
     if ordered {
@@ -393,25 +401,14 @@ pub(crate) fn quantized(draw: Draw) -> Case {
         let at = (row * groups + order[col as usize]) as usize;
         (f32::from(codes[(row * cols + col) as usize]) - (f32::from(points[at]) + plus)) * kept[at]
     });
-    // AWQ stores columns 0, 2, 4, 6, 1, 3, 5, 7 of each eight in the places 0 to 7 of a word.
-    let mixed = |line: Vec<u8>| -> Vec<u8> {
-        if !awq {
-            return line;
-        }
-        line.chunks(8).flat_map(|eight| [0, 2, 4, 6, 1, 3, 5, 7].map(|from| eight[from])).collect()
-    };
-    let by_columns = mixed(turned(&codes, rows, cols));
-    let qweight = if awq {
-        words(&by_columns, rows, 4)
+    let (by_columns, by_groups) = (turned(&codes, rows, cols), turned(&points, rows, groups));
+    let (qweight, qzeros) = if awq {
+        (words(&mixed(&by_columns), rows, 4), words(&mixed(&by_groups), rows, 4))
     } else {
-        let along: Vec<u32> = words(&codes, cols, bits)
-            .chunks(4)
-            .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
-            .collect();
-        turned(&along, rows, cols * bits / 32).into_iter().flat_map(u32::to_le_bytes).collect()
+        let along = words(&codes, cols, bits);
+        (turned_words(&along, rows, cols * bits / 32), words(&by_groups, rows, bits))
     };
     let qweight_shape = if awq { [cols, rows / 8] } else { [cols * bits / 32, rows] };
-    let qzeros = words(&mixed(turned(&points, rows, groups)), rows, bits);
     let named = |ending: &str| format!("a.proj.{ending}");
     let mut tensors = vec![
         tensor(&named("qweight"), "I32", &qweight_shape, qweight),

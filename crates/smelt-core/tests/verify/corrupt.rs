@@ -175,90 +175,66 @@ fn broken_structure() -> Vec<Case> {
     ]
 }
 
+/// A change of both copies of the dictionary, and the name in the finding.
+fn entry(what: &'static str, change: fn(&mut Value), named: &'static str) -> Case {
+    case(what, move |model| dictionary(model, change), Some((Check::Quantization, named)))
+}
+
+fn remove(object: &mut Value, key: &str) {
+    object.as_object_mut().unwrap().remove(key).unwrap();
+}
+
 fn broken_dictionary() -> Vec<Case> {
     vec![
-        case(
-            "bits of the top",
-            |model| dictionary(model, |block| block["bits"] = json!(8)),
-            Some((Check::Quantization, "lm_head.weight")),
-        ),
-        case(
+        entry("bits of the top", |block| block["bits"] = json!(8), "lm_head.weight"),
+        entry(
             "bits and group size that have the same shapes",
-            |model| {
-                dictionary(model, |block| {
-                    block["bits"] = json!(8);
-                    block["group_size"] = json!(32);
-                });
-            },
-            Some((Check::Quantization, "lm_head.weight")),
+            |block| (block["bits"], block["group_size"]) = (json!(8), json!(32)),
+            "lm_head.weight",
         ),
-        case(
-            "mode",
-            |model| dictionary(model, |block| block["mode"] = json!("mxfp4")),
-            Some((Check::Quantization, "config.json")),
-        ),
-        case(
-            "bits of an entry",
-            |model| dictionary(model, |block| block[ROUTER]["bits"] = json!(4)),
-            Some((Check::Quantization, "model.layers.1.mlp.gate.weight")),
-        ),
-        case(
-            "lost entry",
-            |model| dictionary(model, |block| drop(block.as_object_mut().unwrap().remove(ROUTER))),
-            Some((Check::Quantization, "model.layers.1.mlp.gate.weight")),
-        ),
-        case(
+        entry("mode", |block| block["mode"] = json!("mxfp4"), "config.json"),
+        entry("bits of an entry", |block| block[ROUTER]["bits"] = json!(4), "model.layers.1.mlp.gate.weight"),
+        entry("lost entry", |block| remove(block, ROUTER), "model.layers.1.mlp.gate.weight"),
+        entry(
             "entry that says not quantized",
-            |model| dictionary(model, |block| block[QUERY] = json!(false)),
-            Some((Check::Quantization, "model.layers.1.self_attn.q_proj.weight")),
+            |block| block[QUERY] = json!(false),
+            "model.layers.1.self_attn.q_proj.weight",
         ),
-        case(
+        entry(
             "entry for what is not quantized",
-            |model| {
-                dictionary(model, |block| block["model.embed_tokens"] = json!({"bits": 4, "group_size": 64}));
-            },
-            Some((Check::Quantization, "model.embed_tokens.weight")),
+            |block| block["model.embed_tokens"] = json!({"bits": 4, "group_size": 64}),
+            "model.embed_tokens.weight",
         ),
-        case(
+        entry("no group size", |block| remove(block, "group_size"), "config.json"),
+    ]
+}
+
+/// A change of config.json, and the name in the finding.
+fn said(what: &'static str, change: fn(&mut Value), named: &'static str) -> Case {
+    case(what, move |model| config(model, change), Some((Check::Quantization, named)))
+}
+
+/// The quantization of a source over weights that are not quantized.
+fn not_quantized(model: &mut Contents) {
+    let options = smelt_core::plan::Options { format: None, overrides: Vec::new(), ..mixed() };
+    let mut plain = made("qwen3_moe", &options).model;
+    config(&mut plain, |config| config["quantization_config"] = json!({"quant_method": "fp8"}));
+    plain.extend(model.remove_entry(MANIFEST));
+    *model = plain;
+}
+
+fn broken_config() -> Vec<Case> {
+    vec![
+        said(
             "no dictionary",
-            |model| {
-                config(model, |config| {
-                    config.as_object_mut().unwrap().retain(|key, _| !key.starts_with("quantization"));
-                });
-            },
-            Some((Check::Quantization, "lm_head.weight")),
+            |config| config.as_object_mut().unwrap().retain(|key, _| !key.starts_with("quantization")),
+            "lm_head.weight",
         ),
-        case(
-            "no dictionary but its copy",
-            |model| {
-                config(model, |config| {
-                    config.as_object_mut().unwrap().remove("quantization");
-                });
-            },
-            Some((Check::Quantization, "config.json")),
-        ),
-        case(
-            "no group size",
-            |model| dictionary(model, |block| drop(block.as_object_mut().unwrap().remove("group_size"))),
-            Some((Check::Quantization, "config.json")),
-        ),
-        case(
-            "one of the twins",
-            |model| config(model, |config| config["quantization_config"]["bits"] = json!(5)),
-            Some((Check::Quantization, "config.json")),
-        ),
+        said("no dictionary but its copy", |config| remove(config, "quantization"), "config.json"),
+        said("one of the twins", |config| config["quantization_config"]["bits"] = json!(5), "config.json"),
         case(
             "a source's quantization over plain weights",
-            |model| {
-                let mut plain = made(
-                    "qwen3_moe",
-                    &smelt_core::plan::Options { format: None, overrides: Vec::new(), ..mixed() },
-                )
-                .model;
-                config(&mut plain, |config| config["quantization_config"] = json!({"quant_method": "fp8"}));
-                plain.extend(model.remove_entry(MANIFEST));
-                *model = plain;
-            },
+            not_quantized,
             Some((Check::Quantization, "config.json")),
         ),
         case(
@@ -306,7 +282,7 @@ fn every_broken_thing_is_found() {
     let sound = made("qwen3_moe", &mixed()).model;
     assert!(shard_names(&sound).len() > 2);
     assert!(verify(&sound, None).findings.is_empty() && verify(&hashed(&sound), None).findings.is_empty());
-    let cases = [broken_files(), broken_structure(), broken_dictionary(), broken_values()];
+    let cases = [broken_files(), broken_structure(), broken_dictionary(), broken_config(), broken_values()];
     for (what, deed, found) in cases.into_iter().flatten() {
         let mut model = sound.clone();
         deed(&mut model);

@@ -40,24 +40,9 @@ impl Packed<'_> {
         let group = group.unwrap_or(cols / groups.max(1));
         let scales = self.grid(scale, &shape, Limits { block: None, group: Some(group) })?;
         let codes = Codes { id: self.id, bits: bits as u8, rows, cols, order: Order::Rows, element: 4 };
-        let half = (1u32 << (bits - 1)) as f32;
-        let zero = match self.stored.find(&format!("{stem}_zero_point")) {
-            None => Zero::Same(half),
-            Some((_, zero)) if zero.dtype != DType::I32 => return Err(self.dtype(zero, "I32")),
-            Some((id, zero)) => {
-                let (_, _, groups) = matrices(&scale.1.shape);
-                let wanted = [&shape[..shape.len() - 2], &[rows.div_ceil(each), groups]].concat();
-                self.has_shape(zero, &wanted)?;
-                let codes =
-                    Codes { id, bits: bits as u8, rows, cols: groups, order: Order::ColumnWords, element: 4 };
-                Zero::Stored { codes, signed: false, plus: 0.0 }
-            }
-        };
+        let zero = self.zero_points(stem, scale, codes)?;
         let symmetric = matches!(zero, Zero::Same(_));
-        if !self.declared.allows(|weights| weights.symmetric.is_none_or(|declared| declared == symmetric)) {
-            let found = if symmetric { "without zero points" } else { "with zero points" };
-            return Err(self.config(scale.1, found.to_owned(), format!("symmetric is {}", !symmetric)));
-        }
+        self.symmetry(scale.1, symmetric)?;
         let order = self.stored.find(&format!("{stem}_g_idx"));
         let order = order.map(|part| self.order(part, cols)).transpose()?;
         if order.is_none() && groups > 1 && self.declared.act_order {
@@ -72,6 +57,31 @@ impl Packed<'_> {
             Scaled { words, code: Code::Unsigned, codes, scales, second: None, zero, order, shape: said };
         let dtype = if float == smelt_kernels::Float::F32 { DType::BF16 } else { scale.1.dtype };
         Ok(logical(stem, dtype, shape, recipe))
+    }
+
+    /// Half the range, or what is stored for each scale, packed along the columns.
+    fn zero_points(&self, stem: &str, scale: Part<'_>, codes: Codes) -> Rule<Zero> {
+        let Some((id, zero)) = self.stored.find(&format!("{stem}_zero_point")) else {
+            return Ok(Zero::Same((1u32 << (codes.bits - 1)) as f32));
+        };
+        if zero.dtype != DType::I32 {
+            return Err(self.dtype(zero, "I32"));
+        }
+        let (_, _, groups) = matrices(&scale.1.shape);
+        let lead = &self.tensor.shape[..self.tensor.shape.len() - 2];
+        let height = codes.rows.div_ceil(32 / u64::from(codes.bits));
+        self.has_shape(zero, &[lead, &[height, groups]].concat())?;
+        let codes = Codes { id, cols: groups, order: Order::ColumnWords, ..codes };
+        Ok(Zero::Stored { codes, signed: false, plus: 0.0 })
+    }
+
+    /// Refuses what the config says otherwise of zero points.
+    fn symmetry(&self, scale: &StoredTensor, symmetric: bool) -> Rule<()> {
+        if self.declared.allows(|weights| weights.symmetric.is_none_or(|declared| declared == symmetric)) {
+            return Ok(());
+        }
+        let found = if symmetric { "without zero points" } else { "with zero points" };
+        Err(self.config(scale, found.to_owned(), format!("symmetric is {}", !symmetric)))
     }
 
     /// The group of each column.

@@ -82,6 +82,17 @@ pub(super) fn indices(
     env.indices(expr)
 }
 
+/// Functions of a tensor and more that move its elements, or take some of them.
+const MOVES: [&str; 7] = ["slice", "split", "transpose", "reshape", "broadcast", "repeat", "pad"];
+
+/// Functions of a tensor and more that compute.
+const COMPUTES: [&str; 7] = ["cast", "bitcast", "from_fp8", "matmul", "clip", "sum", "norm"];
+
+/// A function with another number of arguments than it takes, or none that there is.
+fn arguments(name: &str, count: usize) -> TensorError {
+    TensorError::NotATensor(format!("{name}(…) with {count} arguments"))
+}
+
 impl Maker<'_> {
     /// The node of an expression.
     pub(super) fn make(&mut self, expr: &Expr, env: &Env<'_>) -> Made {
@@ -107,98 +118,93 @@ impl Maker<'_> {
         match (name, args) {
             ("stack", [Expr::Name(index), tensor]) => self.stack(index, tensor, env),
             ("stack", tensors) => {
-                let parts =
-                    tensors.iter().map(|tensor| self.make(tensor, env)).collect::<Result<Vec<_>, _>>()?;
+                let parts = self.all(tensors, env)?;
                 Ok(self.graph.stack(0, &parts)?)
             }
             ("concat", [axis, tensors @ ..]) => {
                 let axis = env.size(axis)? as usize;
-                let parts =
-                    tensors.iter().map(|tensor| self.make(tensor, env)).collect::<Result<Vec<_>, _>>()?;
+                let parts = self.all(tensors, env)?;
                 Ok(self.graph.concat(axis, &parts)?)
             }
-            ("slice", [tensor, axis, start, end, rest @ ..]) if rest.len() <= 1 => {
+            ("max", [left, right]) => self.operate(BinaryOp::Max, left, right, env),
+            ("min", [left, right]) => self.operate(BinaryOp::Min, left, right, env),
+            ("full", [Expr::List(shape), value, to]) => self.full(shape, value, to, env),
+            ("if", [test, yes, no]) => self.make(if env.truth(test)? { yes } else { no }, env),
+            (name, [tensor, rest @ ..]) if !rest.is_empty() && MOVES.contains(&name) => {
                 let tensor = self.make(tensor, env)?;
+                self.moved(name, tensor, rest, env)
+            }
+            (name, [tensor, rest @ ..]) if !rest.is_empty() && COMPUTES.contains(&name) => {
+                let tensor = self.make(tensor, env)?;
+                self.computed(name, tensor, rest, env)
+            }
+            (_, [tensor]) => {
+                let op = unary(name).ok_or_else(|| TensorError::NotATensor(format!("{name}(…)")))?;
+                let tensor = self.make(tensor, env)?;
+                Ok(self.graph.unary(op, tensor)?)
+            }
+            _ => Err(arguments(name, args.len())),
+        }
+    }
+
+    /// The nodes of several expressions.
+    fn all(&mut self, tensors: &[Expr], env: &Env<'_>) -> Result<Vec<NodeId>, TensorError> {
+        tensors.iter().map(|tensor| self.make(tensor, env)).collect()
+    }
+
+    /// What moves the elements of a tensor, or takes some of them.
+    fn moved(&mut self, name: &str, tensor: NodeId, args: &[Expr], env: &Env<'_>) -> Made {
+        match (name, args) {
+            ("slice", [axis, start, end, rest @ ..]) if rest.len() <= 1 => {
                 let step = rest.first().map_or(Ok(1), |step| env.size(step))?;
                 let axis = env.size(axis)? as usize;
                 Ok(self.graph.slice(tensor, axis, env.size(start)?, env.size(end)?, step)?)
             }
-            ("transpose", [tensor, perm @ ..]) => {
-                let tensor = self.make(tensor, env)?;
-                let perm = sizes(perm, env)?.into_iter().map(|axis| axis as usize).collect::<Vec<_>>();
-                Ok(self.graph.transpose(tensor, &perm)?)
-            }
-            ("reshape", [tensor, Expr::List(shape)]) => {
-                let tensor = self.make(tensor, env)?;
-                Ok(self.graph.reshape(tensor, &sizes(shape, env)?)?)
-            }
-            ("split", [tensor, axis, count, index]) => {
-                let tensor = self.make(tensor, env)?;
+            ("split", [axis, count, index]) => {
                 let (axis, count, index) = (env.size(axis)? as usize, env.size(count)?, env.size(index)?);
                 let size = self.graph.node(tensor).shape.get(axis).copied().unwrap_or(0);
                 let part = size.checked_div(count).unwrap_or(0);
                 Ok(self.graph.slice(tensor, axis, index * part, (index + 1) * part, 1)?)
             }
-            ("cast", [tensor, to]) => {
-                let tensor = self.make(tensor, env)?;
-                Ok(self.graph.cast(tensor, dtype(&env.eval(to)?)?)?)
+            ("transpose", perm) => {
+                let perm = sizes(perm, env)?.into_iter().map(|axis| axis as usize).collect::<Vec<_>>();
+                Ok(self.graph.transpose(tensor, &perm)?)
             }
-            ("bitcast", [tensor, to]) => {
-                let tensor = self.make(tensor, env)?;
-                Ok(self.graph.bitcast(tensor, dtype(&env.eval(to)?)?)?)
-            }
-            ("from_fp8", [tensor, to]) => {
-                let tensor = self.make(tensor, env)?;
-                Ok(self.graph.from_fp8(tensor, dtype(&env.eval(to)?)?)?)
-            }
-            ("broadcast", [tensor, Expr::List(shape)]) => {
-                let tensor = self.make(tensor, env)?;
-                Ok(self.graph.broadcast(tensor, &sizes(shape, env)?)?)
-            }
-            ("repeat", [tensor, axis, count]) => {
-                let tensor = self.make(tensor, env)?;
+            ("reshape", [Expr::List(shape)]) => Ok(self.graph.reshape(tensor, &sizes(shape, env)?)?),
+            ("broadcast", [Expr::List(shape)]) => Ok(self.graph.broadcast(tensor, &sizes(shape, env)?)?),
+            ("repeat", [axis, count]) => {
                 Ok(self.graph.repeat(tensor, env.size(axis)? as usize, env.size(count)?)?)
             }
-            ("pad", [tensor, axis, low, high]) => {
-                let tensor = self.make(tensor, env)?;
+            ("pad", [axis, low, high]) => {
                 let (axis, rank) = (env.size(axis)? as usize, self.graph.node(tensor).shape.len());
                 let side =
                     |size: u64| (0..rank).map(|at| if at == axis { size } else { 0 }).collect::<Vec<_>>();
                 Ok(self.graph.pad(tensor, &side(env.size(low)?), &side(env.size(high)?), 0.0)?)
             }
-            ("matmul", [left, right]) => {
-                let (left, right) = (self.make(left, env)?, self.make(right, env)?);
-                Ok(self.graph.matmul(left, right)?)
+            _ => Err(arguments(name, args.len() + 1)),
+        }
+    }
+
+    /// What makes other numbers of the elements of a tensor.
+    fn computed(&mut self, name: &str, tensor: NodeId, args: &[Expr], env: &Env<'_>) -> Made {
+        match (name, args) {
+            ("cast", [to]) => Ok(self.graph.cast(tensor, dtype(&env.eval(to)?)?)?),
+            ("bitcast", [to]) => Ok(self.graph.bitcast(tensor, dtype(&env.eval(to)?)?)?),
+            ("from_fp8", [to]) => Ok(self.graph.from_fp8(tensor, dtype(&env.eval(to)?)?)?),
+            ("matmul", [right]) => {
+                let right = self.make(right, env)?;
+                Ok(self.graph.matmul(tensor, right)?)
             }
-            ("max", [left, right]) => self.operate(BinaryOp::Max, left, right, env),
-            ("min", [left, right]) => self.operate(BinaryOp::Min, left, right, env),
-            ("clip", [tensor, low, high]) => {
-                let tensor = self.make(tensor, env)?;
+            ("clip", [low, high]) => {
                 let (low, high) = (self.number(low, tensor, env)?, self.number(high, tensor, env)?);
                 let raised = self.graph.binary(BinaryOp::Max, tensor, low)?;
                 Ok(self.graph.binary(BinaryOp::Min, raised, high)?)
             }
-            ("full", [Expr::List(shape), value, to]) => self.full(shape, value, to, env),
-            ("sum" | "norm", [tensor, axis]) => {
+            ("sum" | "norm", [axis]) => {
                 let op = if name == "sum" { ReduceOp::Sum } else { ReduceOp::Norm };
-                let tensor = self.make(tensor, env)?;
                 Ok(self.graph.reduce(op, tensor, &[env.size(axis)? as usize])?)
             }
-            ("if", [test, yes, no]) => {
-                if env.truth(test)? {
-                    self.make(yes, env)
-                } else {
-                    self.make(no, env)
-                }
-            }
-            (_, [tensor]) => match unary(name) {
-                Some(op) => {
-                    let tensor = self.make(tensor, env)?;
-                    Ok(self.graph.unary(op, tensor)?)
-                }
-                None => Err(TensorError::NotATensor(format!("{name}(…)"))),
-            },
-            _ => Err(TensorError::NotATensor(format!("{name}(…) with {} arguments", args.len()))),
+            _ => Err(arguments(name, args.len() + 1)),
         }
     }
 
