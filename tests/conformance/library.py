@@ -39,6 +39,8 @@ class Case:
     """in 4 bits by the CPU's rule, plainly rounded"""
     towers: tuple[str, ...]
     """modules that see or hear, which smelt leaves as they are where some libraries do not"""
+    preimage: bool = False
+    """whether smelt stored what the library turns into its parameters, not these themselves"""
 
 
 def in_process(job: Callable[..., Findings], *args: Any, fault: str) -> Findings:
@@ -81,8 +83,9 @@ def examine(library: str, case: Case) -> Findings:
     mx.set_default_device(mx.cpu)
     model, config = load(library, case.source)
     expected = parameters(model)
+    held = (lambda path: parameters(load(library, path)[0])) if case.preimage else stored
     found = {
-        "weights": differing(stored(case.plain), expected),
+        "weights": differing(held(case.plain), expected),
         "load": not_same(parameters(load(library, case.plain)[0]), expected),
     }
     try:
@@ -90,7 +93,7 @@ def examine(library: str, case: Case) -> Findings:
     except Exception as error:
         return found | {"bits": f"not compared: {type(error).__name__}"}
     kept = {name: tensor for name, tensor in theirs.items() if not name.startswith(case.towers)}
-    ours = stored(case.packed)
+    ours = held(case.packed)
     found["bits"] = other_modules(ours, kept) or differing(within(ours, kept), kept)
     found["load4"] = differing(ours, parameters(load(library, case.packed)[0]))
     return found

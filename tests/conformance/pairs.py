@@ -1,7 +1,8 @@
 """Pairs of a manifest and a library: what is checked of each, from real weights to a 4-bit load.
 
 layout   the family's layout is the one that the library was seen to make
-weights  `--mode none` holds the bits that the library holds after its strict load of the source
+weights  `--mode none` holds the bits that the library holds after its strict load of the source;
+         of a family with `preimage`, what the library makes of the result when it loads it
 load     the library loads that result strictly, and its sanitize leaves it as it is
 bits     a 4-bit result has the modules quantized that the library's rules allow, with its bits
 load4    the library loads the 4-bit result strictly, and its sanitize leaves it as it is
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from checkpoints import Variant, manifest_tensors, write_json, write_tensors
 from library import Case, Findings, examine, in_process, logits
@@ -70,12 +72,13 @@ def prepare(name: str, library: str, folder: Path) -> Case:
     smelt(
         "quantize", case.source, "-o", case.packed, *target, "--rounding", "cpu", "--method", "rtn"
     )
-    return Case(case.source, case.plain, case.packed, towers(case.source, target))
+    plan = json.loads(smelt("plan", case.source, *target, "--json").splitlines()[-1])
+    preimage = plan.get("preimage", False)
+    return Case(case.source, case.plain, case.packed, towers(plan["tasks"]), preimage)
 
 
-def towers(source: Path, target: list[str]) -> tuple[str, ...]:
+def towers(tasks: list[dict[str, Any]]) -> tuple[str, ...]:
     """The modules of towers, by the plan."""
-    tasks = json.loads(smelt("plan", source, *target, "--json").splitlines()[-1])["tasks"]
     names = (task["name"] for task in tasks if task["role"] in TOWERS)
     return tuple(name.removesuffix("weight") for name in names)
 

@@ -19,6 +19,7 @@ mod permute;
 pub mod pool;
 pub mod pull;
 mod regroup;
+pub mod reload;
 mod role;
 mod spread;
 
@@ -43,6 +44,9 @@ pub struct Layout {
     pub config: Vec<(String, serde_json::Value)>,
     /// How the tensors among the dropped that predict further tokens are stored if they are wanted.
     pub mtp: MtpRules,
+    /// Whether the outputs are what the library's `sanitize` turns into its parameters, because it would
+    /// not leave these as they are when it loads them.
+    pub preimage: bool,
 }
 
 /// A parameter of the target model, before quantization.

@@ -229,7 +229,7 @@ fn an_unknown_model_type_names_those_that_are_near_and_who_knows_it() {
     let error = said("llama9");
     assert!(error.contains("`llama9` (did you mean `llama`") && error.contains("`--family`"), "{error}");
     assert!(error.contains("neither library has a model of it") && error.contains("`--discover`"), "{error}");
-    let error = said("falcon_ocr");
+    let error = said("nemotron_parse");
     assert!(
         error.contains("mlx-vlm 0.7.10 has a model of it: `--discover` asks the one installed"),
         "{error}"
