@@ -44,6 +44,8 @@ class Case:
     """modules that see or hear, which smelt leaves as they are where some libraries do not"""
     open_bits: frozenset[str] = frozenset()
     """parameters of which MLX leaves the last bits open, by smelt's plan"""
+    preimage: bool = False
+    """whether smelt stored what the library turns into its parameters, not these themselves"""
 
 
 def in_process(job: Callable[..., Findings], *args: Any, fault: str) -> Findings:
@@ -87,8 +89,9 @@ def examine(library: str, case: Case) -> Findings:
     model, config = load(library, case.source)
     expected = parameters(model)
     few = case.open_bits
+    held = (lambda path: parameters(load(library, path)[0])) if case.preimage else stored
     found = {
-        "weights": differing(stored(case.plain), expected, few),
+        "weights": differing(held(case.plain), expected, few),
         "load": not_same(parameters(load(library, case.plain)[0]), expected, few),
     }
     try:
@@ -96,7 +99,7 @@ def examine(library: str, case: Case) -> Findings:
     except Exception as error:
         return found | {"bits": f"not compared: {type(error).__name__}"}
     kept = {name: tensor for name, tensor in theirs.items() if not name.startswith(case.towers)}
-    ours = stored(case.packed)
+    ours = held(case.packed)
     found["bits"] = other_modules(ours, kept) or differing(within(ours, kept), kept, few)
     found["load4"] = differing(ours, parameters(load(library, case.packed)[0]))
     return found

@@ -1,7 +1,8 @@
 """Pairs of a manifest and a library: what is checked of each, from real weights to a 4-bit load.
 
 layout   the family's layout is the one that the library was seen to make
-weights  `--mode none` holds the bits that the library holds after its strict load of the source
+weights  `--mode none` holds the bits that the library holds after its strict load of the source;
+         of a family with `preimage`, what the library makes of the result when it loads it
 load     the library loads that result strictly, and its sanitize leaves it as it is
 bits     a 4-bit result has the modules quantized that the library's rules allow, with its bits
 load4    the library loads the 4-bit result strictly, and its sanitize leaves it as it is
@@ -72,7 +73,8 @@ def prepare(name: str, library: str, folder: Path) -> Case:
         "quantize", case.source, "-o", case.packed, *target, "--rounding", "cpu", "--method", "rtn"
     )
     plan = json.loads(smelt("plan", case.source, *target, "--json").splitlines()[-1])
-    return Case(case.source, case.plain, case.packed, towers(plan), open_bits(plan))
+    preimage = plan.get("preimage", False)
+    return Case(case.source, case.plain, case.packed, towers(plan), open_bits(plan), preimage)
 
 
 def towers(plan: dict[str, Any]) -> tuple[str, ...]:

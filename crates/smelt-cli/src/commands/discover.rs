@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use serde_json::Value;
 use smelt_core::checkpoint::Checkpoint;
 use smelt_core::layout::discovered::{PROGRAM, Trace, digest, request};
 use smelt_core::plan::is_multimodal;
@@ -34,13 +35,19 @@ pub(crate) fn trace(
 ) -> anyhow::Result<Trace> {
     let usual = || if is_multimodal(checkpoint) { LibraryArg::MlxVlm } else { LibraryArg::MlxLm };
     let name = library.unwrap_or_else(usual).name();
-    let answer = interpreter::run(python, PROGRAM, request(checkpoint, name).to_string())?;
-    let mut trace: Trace = serde_json::from_str(&answer).context("the trace can't be read")?;
+    let mut trace = ask(&request(checkpoint, name), python, name)?;
+    trace.digest = digest(checkpoint);
+    Ok(trace)
+}
+
+/// Asks the library of this name a question.
+pub(crate) fn ask(request: &Value, python: &Path, name: &str) -> anyhow::Result<Trace> {
+    let answer = interpreter::run(python, PROGRAM, request.to_string())?;
+    let trace: Trace = serde_json::from_str(&answer).context("the trace can't be read")?;
     if let Some(error) = &trace.error {
         let versions = versions(&trace);
         bail!("{name}{versions} does not load the checkpoint: {}: {}", error.kind, error.message);
     }
-    trace.digest = digest(checkpoint);
     Ok(trace)
 }
 

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
+use smelt_core::LayoutError;
 use smelt_core::checkpoint::Checkpoint;
 use smelt_core::layout::learn::learn;
-use smelt_core::layout::{Family, differences, family, fingerprint};
+use smelt_core::layout::{Family, Layout, differences, family, fingerprint, reload};
 use smelt_core::plan::{Origin, family_of};
 use smelt_core::source::ManifestSource;
 
@@ -125,11 +126,29 @@ fn check_model(model: &Path, own: Option<&Family>, args: &CheckArgs) -> anyhow::
     let trace = discover::trace(&checkpoint, &args.python, args.library)?;
     let discovered = Origin::discovered(&checkpoint, &trace)?.layout;
     let written = Origin::family(&checkpoint, family, Some(&trace.library))?.layout;
+    let reloaded =
+        written.preimage.then(|| reloaded(&checkpoint, &written, &trace.library, args)).transpose()?;
+    let found = differences(reloaded.as_ref().unwrap_or(&written), &discovered);
     Ok(Checked {
         family: family.name.clone(),
         library: trace.library,
         fingerprint: fingerprint(&written, &checkpoint),
-        differences: differences(&written, &discovered).iter().map(ToString::to_string).collect(),
+        differences: found.iter().map(ToString::to_string).collect(),
+    })
+}
+
+/// What the library makes of what a family stores for it.
+fn reloaded(
+    checkpoint: &Checkpoint,
+    stored: &Layout,
+    library: &str,
+    args: &CheckArgs,
+) -> anyhow::Result<Layout> {
+    let request = reload::request(checkpoint, stored, library);
+    let trace = discover::ask(&request, &args.python, library).context("what the family stores")?;
+    reload::loaded(stored, &trace).map_err(|problems| {
+        let problems = problems.into();
+        LayoutError::Discovered { library: library.to_owned(), problems }.into()
     })
 }
 

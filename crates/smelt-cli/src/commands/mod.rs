@@ -22,8 +22,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use smelt_core::checkpoint::{Checkpoint, DType};
 use smelt_core::layout::Family;
+use smelt_core::layout::discovered::Trace;
 use smelt_core::plan::{
-    Importance, Like, Memory, Mtp, Options, Origin, Override, Plan, Schedule, Transcode, family_of, options,
+    Importance, Like, Memory, Mtp, Options, Origin, Override, Plan, Schedule, Transcode, check_storable,
+    family_of, options,
 };
 use smelt_core::source::LocalSource;
 use smelt_core::{Error, LayoutError, PlanError};
@@ -74,17 +76,20 @@ pub(crate) fn planned(
 /// Where the layout comes from: a discovered one, or a family.
 fn origin(checkpoint: &Checkpoint, args: &PlanArgs) -> anyhow::Result<Origin> {
     if args.discover {
-        return Ok(Origin::discovered(
-            checkpoint,
-            &discover::trace(checkpoint, &args.python, args.target())?,
-        )?);
+        return discovered(checkpoint, &discover::trace(checkpoint, &args.python, args.target())?);
     }
     if let Some(path) = &args.layout {
-        return Ok(Origin::discovered(checkpoint, &discover::read(path)?)?);
+        return discovered(checkpoint, &discover::read(path)?);
     }
     let own = args.family.as_deref().map(read_family).transpose()?;
     let family = family_of(checkpoint, own.as_ref())?;
     Ok(Origin::family(checkpoint, family, args.target().map(LibraryArg::name))?)
+}
+
+/// A library's own layout, if what it says can be stored.
+fn discovered(checkpoint: &Checkpoint, trace: &Trace) -> anyhow::Result<Origin> {
+    check_storable(checkpoint, &trace.library)?;
+    Ok(Origin::discovered(checkpoint, trace)?)
 }
 
 pub(crate) fn open(model: &Path) -> Result<Checkpoint, Error> {

@@ -56,6 +56,21 @@ fn models_that_smelt_does_not_know() {
 }
 
 #[test]
+fn models_that_are_finished() {
+    let said = changed("llama", |model| model.config["model_type"] = json!("prism_hadamard_qwen35"));
+    assert_snapshot!(said, @"error: checkpoints of the type `prism_hadamard_qwen35` are finished: the library loads their rotated weights in these 2 bits alone; load the checkpoint as it is, or quantize the model that it was made from");
+}
+
+#[test]
+fn layouts_that_a_library_does_not_keep() {
+    let place = Place::with("llama", |model| model.config["model_type"] = json!("gpt2"));
+    place.write("layout.json", br#"{"version": 1, "library": "mlx-vlm"}"#);
+    assert_snapshot!(place.refusal("quantize model -o out --layout layout.json"), @"error: mlx-vlm changes its own parameters of a `gpt2` when it loads them, so its layout can't be stored; without `--discover` and `--layout` the family `gpt2` writes what it loads");
+    place.write("layout.json", br#"{"version": 1, "library": "mlx-lm"}"#);
+    assert!(!place.refusal("quantize model -o out --layout layout.json").contains("own parameters"));
+}
+
+#[test]
 fn weights_that_are_quantized_already() {
     let quantized = |block: serde_json::Value| changed("llama", |model| model.config["quantization"] = block);
     assert_snapshot!(quantized(json!({"group_size": 64, "bits": 4})), @"error: the weights are already quantized by MLX (affine, 4 bits, group size 64); quantizing them again loses more: take the original checkpoint, or give `--allow-requantize`");

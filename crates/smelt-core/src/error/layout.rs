@@ -24,6 +24,14 @@ pub enum LayoutError {
         /// Libraries that have a model of the type, with their versions.
         libraries: Vec<String>,
     },
+    /// A model whose checkpoints are as they must be loaded.
+    #[error("checkpoints of the type `{model_type}` are finished: {why}")]
+    FinalForm {
+        /// The `model_type` of config.json.
+        model_type: String,
+        /// Why nothing can be made of them.
+        why: &'static str,
+    },
     /// A config that does not say what model it is of.
     #[error(
         "config.json has no `model_type`, by which smelt finds the family; `--family` takes a family file \
@@ -66,6 +74,19 @@ pub enum LayoutError {
         target: String,
         /// Those that it describes.
         known: Vec<String>,
+    },
+    /// Parameters that a library would change again if it loaded them.
+    #[error(
+        "{library} changes its own parameters of a `{model_type}` when it loads them, so its layout can't be stored; \
+         without `--discover` and `--layout` the family `{family}` writes what it loads"
+    )]
+    Reloaded {
+        /// The library.
+        library: String,
+        /// The model type.
+        model_type: String,
+        /// The family that knows.
+        family: String,
     },
     /// A config that lacks what the library that is to load the result can't do without.
     #[error(

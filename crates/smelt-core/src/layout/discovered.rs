@@ -166,14 +166,22 @@ impl Trace {
     /// # Errors
     /// What the library refuses, and every operation that smelt does not compute.
     pub fn layout(&self, catalog: &dyn Catalog) -> Result<Layout, Vec<Problem>> {
+        self.layout_of(Graph::default(), &|graph, name| {
+            let id = catalog.find(name)?;
+            let info = catalog.info(id);
+            Some(graph.source(id, info.dtype, info.shape))
+        })
+    }
+
+    /// The layout made of what `leaf` gives for the tensors that were traced, in a graph that holds these.
+    pub(super) fn layout_of(&self, graph: Graph, leaf: &Leaf<'_>) -> Result<Layout, Vec<Problem>> {
         if self.version != VERSION {
             let message = format!("the layout has version {}, smelt reads {VERSION}", self.version);
             return Err(vec![Problem::Library { message }]);
         }
         let model = self.model.as_ref().ok_or_else(|| vec![self.refusal()])?;
         let mut problems = model.refusals();
-        let mut maker =
-            Maker { graph: Graph::default(), catalog, made: Vec::with_capacity(self.nodes.len()) };
+        let mut maker = Maker { graph, leaf, made: Vec::with_capacity(self.nodes.len()) };
         for node in &self.nodes {
             let made = maker.make(node);
             maker.made.push(made);
@@ -283,10 +291,13 @@ fn own(predicate: &Value) -> Own {
     Format::new(mode, bits, group_size).map_or(Own::Run, Own::Format)
 }
 
+/// What stands for the tensor of this name.
+pub(super) type Leaf<'a> = dyn Fn(&mut Graph, &str) -> Option<NodeId> + 'a;
+
 /// Makes the nodes of a trace; one that can't be made says why.
 struct Maker<'a> {
     graph: Graph,
-    catalog: &'a dyn Catalog,
+    leaf: &'a Leaf<'a>,
     made: Vec<Result<NodeId, String>>,
 }
 
@@ -354,9 +365,8 @@ impl Maker<'_> {
     /// A tensor of the checkpoint. MLX reads types that it does not know as plain bytes.
     fn source(&mut self, node: &TraceNode) -> Result<Result<NodeId, OpError>, String> {
         let name = node.attributes.get("name").and_then(Value::as_str).unwrap_or_default();
-        let id = self.catalog.find(name).ok_or_else(|| format!("`{name}` is not in the checkpoint"))?;
-        let info = self.catalog.info(id);
-        let source = self.graph.source(id, info.dtype, info.shape);
+        let source = (self.leaf)(&mut self.graph, name);
+        let source = source.ok_or_else(|| format!("`{name}` is not in the checkpoint"))?;
         Ok(self.graph.bitcast(source, node.dtype))
     }
 

@@ -20,6 +20,7 @@ pub mod pool;
 mod product;
 pub mod pull;
 mod regroup;
+pub mod reload;
 mod role;
 mod spread;
 
@@ -49,6 +50,9 @@ pub struct Layout {
     /// Why the library could not say which parameters a change of dtype leaves, where it was asked and
     /// failed: then the change is made to all of them.
     pub cast_fault: Option<String>,
+    /// Whether the outputs are what the library's `sanitize` turns into its parameters, because it would
+    /// not leave these as they are when it loads them.
+    pub preimage: bool,
 }
 
 /// A parameter of the target model, before quantization.

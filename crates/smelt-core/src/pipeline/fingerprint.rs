@@ -148,6 +148,7 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
         importance,
         tasks,
         treatments: _, // Words about the tasks.
+        preimage,
         shards,
         dropped: _, // Follows from what is there and what is used.
         rules: _,   // What they decided is in the tasks.
@@ -180,6 +181,9 @@ fn settings(plan: &Plan) -> IndexMap<String, String> {
     if let Some(apart) = mtp {
         put("mtp", "separate".to_owned());
         put("config.json of what is apart", digest_text(apart));
+    }
+    if *preimage {
+        put("files", "for the library's `sanitize`".to_owned());
     }
     put("layout", digest_text(&(version, graph, tasks, shards)));
     all

@@ -46,6 +46,18 @@ pub(super) fn of_type(model_type: &str) -> Vec<String> {
     libraries().iter().filter(|(_, library)| library.models.contains_key(model_type)).map(named).collect()
 }
 
+/// Model types whose checkpoints a library loads as they are published and in no other form, and why.
+const FINISHED: [(&str, &str); 1] = [(
+    "prism_hadamard_qwen35",
+    "the library loads their rotated weights in these 2 bits alone; load the checkpoint as it is, or quantize \
+     the model that it was made from",
+)];
+
+/// Why nothing is to be made of the checkpoints of a model type.
+pub(super) fn finished(model_type: &str) -> Option<&'static str> {
+    FINISHED.iter().find(|(known, _)| *known == model_type).map(|(_, why)| *why)
+}
+
 /// Known model types whose names are like one that is not, the likest first.
 pub(super) fn near(model_type: &str) -> Vec<String> {
     let known = family::all().flat_map(|family| &family.model_types);
@@ -117,5 +129,14 @@ mod tests {
         assert_eq!(choose(&config("klear"), &both, "mlx-lm"), "mlx-vlm");
         assert_eq!(choose(&config("nobody's"), &both, "mlx-lm"), "mlx-lm");
         assert_eq!(of_type("llama").len(), 2);
+    }
+
+    #[test]
+    fn finished_checkpoints_have_no_family_and_a_library() {
+        for (model_type, why) in FINISHED {
+            assert!(family::all().all(|family| !family.model_types.iter().any(|known| known == model_type)));
+            assert!(!of_type(model_type).is_empty() && finished(model_type) == Some(why));
+        }
+        assert_eq!(finished("llama"), None);
     }
 }

@@ -40,6 +40,7 @@ pub use note::Note;
 pub use options::Options;
 pub use recipe::Recipe;
 pub use rules::{Override, RecipeFile, Rule, RuleEffect};
+use shards::Files;
 pub use shards::{Index, OutputShard, indexes, shard_header};
 pub use spec::{RoundingSpec, Spec};
 pub use totals::{RoleTotals, Totals};
@@ -51,7 +52,7 @@ use allocate::{Allocation, BitsError};
 
 use crate::checkpoint::region::{Axis, Region};
 use crate::checkpoint::{Checkpoint, DType, LogicalTensor, StoredId};
-use crate::error::{Error, LayoutError, PlanError, Result};
+use crate::error::{LayoutError, PlanError, Result};
 use crate::layout::discovered::{self, Trace};
 use crate::layout::family::{self, Family};
 use crate::layout::{Dropped, Graph, Layout, NodeId, Role};
@@ -105,6 +106,9 @@ pub struct Plan {
     /// What becomes of the codes of the source, for each parameter that is made of codes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub treatments: Vec<Treatment>,
+    /// Whether the library is to put the tensors through its `sanitize`, which the files say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub preimage: bool,
     /// The files to write.
     pub shards: Vec<OutputShard>,
     /// The tensors of the checkpoint that are left out, and why.
@@ -232,20 +236,27 @@ impl Task {
 /// The family that a checkpoint belongs to: the user's own, or the one of its `model_type`.
 ///
 /// # Errors
-/// [`LayoutError::ModelType`] if smelt has none.
+/// [`LayoutError::ModelType`] if smelt has none, [`LayoutError::FinalForm`] if there is nothing to be done.
 pub fn family_of<'a>(checkpoint: &Checkpoint, own: Option<&'a Family>) -> Result<&'a Family> {
     if let Some(own) = own {
         return Ok(own);
     }
     let config = checkpoint.config();
     let model_type = config.model_type().ok_or(LayoutError::NoModelType)?;
-    family::of_config(config).ok_or_else(|| {
-        Error::Layout(LayoutError::ModelType {
-            model_type: model_type.to_owned(),
-            near: libraries::near(model_type),
-            libraries: libraries::of_type(model_type),
-        })
-    })
+    family::of_config(config).ok_or_else(|| without_family(model_type).into())
+}
+
+/// Why there is no family of a model type.
+fn without_family(model_type: &str) -> LayoutError {
+    let model_type = model_type.to_owned();
+    match libraries::finished(&model_type) {
+        Some(why) => LayoutError::FinalForm { model_type, why },
+        None => LayoutError::ModelType {
+            near: libraries::near(&model_type),
+            libraries: libraries::of_type(&model_type),
+            model_type,
+        },
+    }
 }
 
 /// Whether a checkpoint sees or hears.
@@ -323,6 +334,24 @@ impl Origin {
     }
 }
 
+/// Refuses to store a library's own parameters where it is known to change them again when it loads them.
+///
+/// # Errors
+/// [`LayoutError::Reloaded`] if it does.
+pub fn check_storable(checkpoint: &Checkpoint, library: &str) -> Result<()> {
+    let config = checkpoint.config();
+    let changes = |family: &&Family| family.preimage.iter().any(|known| known == library);
+    match family::of_config(config).filter(changes) {
+        None => Ok(()),
+        Some(family) => Err(LayoutError::Reloaded {
+            library: library.to_owned(),
+            model_type: config.model_type().unwrap_or_default().to_owned(),
+            family: family.name.clone(),
+        }
+        .into()),
+    }
+}
+
 impl Plan {
     /// Plans the conversion of a checkpoint with this layout.
     ///
@@ -349,7 +378,8 @@ impl Plan {
         let chosen = choose::tasks(checkpoint, &mut layout, options, &mut notes)?;
         let choose::Chosen { mut tasks, effects: rules, treatments } = chosen;
         notes.extend(note::faults(std::mem::take(&mut layout.faults), &tasks));
-        let shards = shards::place(&mut tasks, options.shard_bytes);
+        let files = Files { limit: options.shard_bytes, preimage: layout.preimage };
+        let shards = shards::place(&mut tasks, files);
         let (model, _) = mtp::parted(&tasks);
         let chosen = if options.widths.is_empty() { None } else { widths::commonest(model) };
         let format = chosen.or(options.format);
@@ -374,6 +404,7 @@ impl Plan {
             dropped: dropped(checkpoint, layout.dropped),
             logical_tensors: logical_tensors(checkpoint),
             read_overhead: checkpoint.read_overhead(),
+            preimage: layout.preimage,
             graph: layout.graph,
             tasks,
             treatments,

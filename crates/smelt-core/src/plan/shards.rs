@@ -32,23 +32,32 @@ impl OutputShard {
     }
 }
 
+/// What the files are to be like.
+#[derive(Clone, Copy)]
+pub(super) struct Files {
+    /// Bytes of tensors in a file, unless one tensor alone has more.
+    pub(super) limit: u64,
+    /// Whether the library is to put the tensors through its `sanitize`.
+    pub(super) preimage: bool,
+}
+
 /// Gives every part its shard and offset: the model's in the top folder, what is written apart in its own.
-pub(super) fn place(tasks: &mut [Task], limit: u64) -> Vec<OutputShard> {
+pub(super) fn place(tasks: &mut [Task], files: Files) -> Vec<OutputShard> {
     let model = parted(tasks).0.len();
     let (model, apart) = tasks.split_at_mut(model);
-    let mut shards = fill(model, "", limit, 0);
+    let mut shards = fill(model, "", files, 0);
     if !apart.is_empty() {
-        shards.extend(fill(apart, FOLDER, limit, shards.len()));
+        shards.extend(fill(apart, FOLDER, files, shards.len()));
     }
     shards
 }
 
 /// Fills the shards of a folder, of which the first has the number `first`.
-fn fill(tasks: &mut [Task], folder: &str, limit: u64, first: usize) -> Vec<OutputShard> {
+fn fill(tasks: &mut [Task], folder: &str, files: Files, first: usize) -> Vec<OutputShard> {
     let mut sizes = vec![0u64];
     for part in tasks.iter_mut().flat_map(|task| &mut task.parts) {
         let last = sizes.len() - 1;
-        if sizes[last] > 0 && sizes[last] + part.bytes > limit {
+        if sizes[last] > 0 && sizes[last] + part.bytes > files.limit {
             sizes.push(0);
         }
         let shard = sizes.len() - 1;
@@ -62,7 +71,7 @@ fn fill(tasks: &mut [Task], folder: &str, limit: u64, first: usize) -> Vec<Outpu
         .map(|(index, tensor_bytes)| OutputShard {
             name: format!("{folder}{}", name(index, count)),
             tensor_bytes,
-            header_bytes: header(tasks, (first + index) as u32).len() as u64,
+            header_bytes: header(tasks, (first + index) as u32, files.preimage).len() as u64,
         })
         .collect()
 }
@@ -76,13 +85,16 @@ fn name(index: usize, count: usize) -> String {
 
 /// The bytes in front of the tensors of a shard.
 pub fn shard_header(plan: &Plan, shard: u32) -> Vec<u8> {
-    header(&plan.tasks, shard)
+    header(&plan.tasks, shard, plan.preimage)
 }
 
-fn header(tasks: &[Task], shard: u32) -> Vec<u8> {
+/// `mlx` says that the tensors are a library's own parameters: mlx-vlm had versions that change nothing in
+/// such files, and those that do change it load what is written for that alone.
+fn header(tasks: &[Task], shard: u32, preimage: bool) -> Vec<u8> {
     let parts = tasks.iter().flat_map(|task| &task.parts).filter(|part| part.shard == shard);
     let sorted: BTreeMap<&str, &Part> = parts.map(|part| (part.name.as_str(), part)).collect();
-    let mut text = String::from(r#"{"__metadata__":{"format":"mlx"}"#);
+    let format = if preimage { "pt" } else { "mlx" };
+    let mut text = format!(r#"{{"__metadata__":{{"format":"{format}"}}"#);
     for (name, part) in sorted {
         let name = json!(name);
         let (start, end) = (part.offset, part.offset + part.bytes);

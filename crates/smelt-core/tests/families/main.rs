@@ -6,6 +6,7 @@ mod common;
 mod file;
 mod problems;
 mod recorded;
+mod reload;
 
 use std::collections::BTreeSet;
 

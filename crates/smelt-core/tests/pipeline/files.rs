@@ -5,7 +5,7 @@ use std::fs;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use smelt_core::layout::{Family, family};
-use smelt_core::plan::{Note, Options, Origin, Plan};
+use smelt_core::plan::{Note, Options, Origin, Plan, shard_header};
 
 use crate::common::{Model, manifests};
 use crate::{Contents, PLENTY, open, plan, written};
@@ -40,6 +40,23 @@ fn every_file_has_the_predicted_size() {
         let shards: u64 = expected.iter().map(|(_, bytes)| bytes).sum();
         assert_eq!(plan.totals.file_bytes, shards, "{name}");
         assert_eq!(plan.totals.disk_bytes(), shards + 14, "{name}: the tokenizer has 14 bytes");
+    }
+}
+
+#[test]
+fn files_that_a_library_is_to_change_are_not_called_its_own() {
+    let text = family::text("llama").unwrap().replace("[let]", "preimage = [\"mlx-lm\"]\n\n[let]");
+    let checkpoint = open(&Model::manifest("llama"));
+    for (target, says) in [("mlx-lm", "pt"), ("mlx-vlm", "mlx")] {
+        let origin = Origin::family(&checkpoint, &Family::parse(&text).unwrap(), Some(target)).unwrap();
+        let plan = Plan::new(&checkpoint, origin, &Options::default()).unwrap();
+        let stored: Plan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
+        let bytes = shard_header(&stored, 0);
+        assert_eq!(bytes.len() as u64, stored.shards[0].header_bytes);
+        assert!(
+            header(&bytes).starts_with(&format!(r#"{{"__metadata__":{{"format":"{says}"}},"#)),
+            "{target}"
+        );
     }
 }
 

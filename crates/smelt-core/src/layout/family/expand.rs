@@ -175,7 +175,8 @@ impl<'a> Expansion<'a> {
         self.forgive_towers();
         let Self { family, env, catalog, graph, outputs, claimed, mut problems, .. } = self;
         let mtp = mtp_rules(family, &env);
-        let mut layout = Layout { graph, outputs, mtp, ..Layout::default() };
+        let preimage = family.preimage.iter().any(|library| library == self.target);
+        let mut layout = Layout { graph, outputs, mtp, preimage, ..Layout::default() };
         let patterns: Vec<Template> = family.drops.iter().map(|rule| env.pattern(&rule.pattern)).collect();
         for id in (0..catalog.count()).filter(|&id| !claimed[id as usize]).map(TensorId) {
             let name = catalog.info(id).name;

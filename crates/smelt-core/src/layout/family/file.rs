@@ -26,6 +26,9 @@ pub struct Family {
     pub architectures: Vec<String>,
     /// The libraries whose models it describes.
     pub targets: Vec<String>,
+    /// Those of them that turn what they wrote themselves into something else when they load it: for these
+    /// the parameters are listed as the library's `sanitize` takes them, not as it leaves them.
+    pub preimage: Vec<String>,
     /// Values derived from the config.
     pub lets: IndexMap<String, Expr>,
     /// What each index runs over: from 0 up to a number, or the values of a list.
@@ -184,6 +187,8 @@ struct FamilyToml {
     #[serde(default = "mlx_lm")]
     targets: Vec<String>,
     #[serde(default)]
+    preimage: Vec<String>,
+    #[serde(default)]
     config: IndexMap<String, String>,
     #[serde(default, rename = "let")]
     lets: IndexMap<String, String>,
@@ -311,6 +316,7 @@ impl Family {
             model_types: file.model_types,
             architectures: file.architectures,
             targets: file.targets,
+            preimage: file.preimage,
             config: expressions(file.config)?,
             lets,
             experts: experts.transpose()?,

@@ -8,7 +8,7 @@
 //! is_list(x), is_text(x), is_object(x)
 //! int(x)                          a fraction towards zero, a text of digits, true as 1
 //! div(a, b), min(a, b), max(a, b), if(test, yes, no)
-//! len(x), x[i]                    of a list, or of a text: its i-th character
+//! len(x), x[i]                    of a list, or of a text: its i-th character; `len` also of an object
 //! split(text, "separator")        the parts of a text, as a list
 //! range(first, end)               the numbers from `first` up to before `end`, as a list
 //! count(list, x)                  how often a list holds a value, or a text a character
@@ -428,6 +428,7 @@ impl<'a> Env<'a> {
             ("len", [list]) => match self.eval(list)? {
                 Value::List(items) => Ok(int(items.len() as u64)),
                 Value::Text(text) => Ok(int(text.chars().count() as u64)),
+                Value::Object(members) => Ok(int(members.len() as u64)),
                 other => Err(other.not("a list", "`len`")),
             },
             _ => Err(ValueError::Function(format!("{name}, with {} arguments", args.len()))),
