@@ -245,3 +245,15 @@ fn an_unknown_model_type_names_those_that_are_near_and_who_knows_it() {
     let error = family_of(&open(&model), None).unwrap_err().to_string();
     assert!(error.contains("no `model_type`") && error.contains("--family"), "{error}");
 }
+
+#[test]
+fn a_model_that_no_library_loads_is_refused_with_the_fault() {
+    let mut model = Model::manifest("../../manifests/minicpm");
+    model.config["tie_word_embeddings"] = json!(true);
+    let Err(Error::Layout(LayoutError::Misfit { problems, .. })) = layout_of(&open(&model), None) else {
+        panic!("it is refused")
+    };
+    assert!(problems.0[0].to_string().contains("a parameter too many"), "{problems}");
+    model.config["tie_word_embeddings"] = json!(false);
+    assert!(layout_of(&open(&model), None).is_ok());
+}

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::file::{DropRule, Family, FaultRule, Group, ModuleRule, TensorRule};
+use super::file::{DropRule, Family, Group, ModuleRule, TensorRule};
 use super::syntax::Expr;
 use super::template::Template;
 use super::tensor::{Maker, TensorError, indices};
@@ -191,9 +191,15 @@ impl<'a> Expansion<'a> {
             }
         }
         for rule in &family.faults {
-            match fault(rule, &env) {
-                Ok(found) => layout.faults.extend(found),
-                Err(error) => problems.push(Problem::Value { rule: "fault".to_owned(), error }),
+            let module = rule.module.as_ref().map(|module| env.fill(module)).transpose();
+            let what = rule.what.clone();
+            match (holds(rule.when.as_ref(), &env), module) {
+                (Ok(false), _) => {}
+                (Ok(true), Ok(None)) => problems.push(Problem::Library { message: what }),
+                (Ok(true), Ok(Some(module))) => layout.faults.push(Fault { module, what }),
+                (Err(error), _) | (_, Err(error)) => {
+                    problems.push(Problem::Value { rule: "fault".to_owned(), error });
+                }
             }
         }
         for (key, expr) in &family.config {
@@ -205,11 +211,6 @@ impl<'a> Expansion<'a> {
         }
         if problems.is_empty() { Ok(layout) } else { Err(problems) }
     }
-}
-
-fn fault(rule: &FaultRule, env: &Env<'_>) -> Result<Option<Fault>, ValueError> {
-    let fault = || Ok(Fault { module: env.fill(&rule.module)?, what: rule.what.clone() });
-    holds(rule.when.as_ref(), env)?.then(fault).transpose()
 }
 
 /// What is stored of layers that predict further tokens, with the family's texts filled in.

@@ -39,7 +39,7 @@ pub struct Family {
     pub groups: Vec<Group>,
     /// Tensors that are left out.
     pub drops: Vec<DropRule>,
-    /// Modules that a library can't run once they are quantized, though its rules quantize them.
+    /// What libraries can't run or load by faults of their own.
     pub faults: Vec<FaultRule>,
     /// How the layers that predict further tokens are stored where they are wanted.
     pub mtp: MtpRules,
@@ -110,14 +110,15 @@ pub struct DropRule {
     pub mtp: bool,
 }
 
-/// A module that a library quantizes by its own rules, and then can't run.
+/// Something that a library can't run or load, by a fault of its own.
 #[derive(Debug)]
 pub struct FaultRule {
-    /// Its path.
-    pub module: Template,
+    /// The module that it quantizes by its own rules, and then can't run; without one, what it makes of the
+    /// checkpoint does not load.
+    pub module: Option<Template>,
     /// When.
     pub when: Option<Expr>,
-    /// What the library does, in words that follow "but".
+    /// What the library does; of a module in words that follow "but".
     pub what: String,
 }
 
@@ -284,7 +285,7 @@ struct DropToml {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FaultToml {
-    module: String,
+    module: Option<String>,
     when: Option<String>,
     what: String,
 }
@@ -395,7 +396,8 @@ fn setting(key: &str, setting: Option<&Setting>) -> Result<Option<Expr>, FamilyE
 
 fn parse_fault(fault: FaultToml) -> Result<FaultRule, FamilyError> {
     let when = condition("fault.when", fault.when.as_deref())?;
-    Ok(FaultRule { module: template("fault.module", &fault.module)?, when, what: fault.what })
+    let module = fault.module.map(|module| template("fault.module", &module)).transpose()?;
+    Ok(FaultRule { module, when, what: fault.what })
 }
 
 fn parse_drop(drop: DropToml) -> Result<DropRule, FamilyError> {
