@@ -22,6 +22,9 @@ from typing import Any
 NESTED = {"text_config", "vision_config", "audio_config"}
 """what mlx-vlm fills in by itself"""
 
+SHOWN_FIRST = ("version", "any_case")
+"""what stands before the model types"""
+
 
 def fields_without_default(owner: type) -> list[str]:
     """In alphabetical order."""
@@ -64,25 +67,35 @@ def known(package: str, name: str, base: str) -> dict[str, list[str]]:
     return dict(sorted((found | aliases | several).items()))
 
 
+def any_case(package: str) -> bool:
+    """Whether the library looks for a model type in lower case."""
+    model_type = getattr(importlib.import_module(f"{package}.utils"), "get_model_type", None)
+    return model_type is not None and model_type({"model_type": "LLAMA"}) == "llama"
+
+
+def entry(package: str, name: str, base: str) -> dict[str, Any]:
+    """What is known of a library."""
+    found = {"version": version(package.replace("_", "-")), "any_case": any_case(package)}
+    return found | {"models": known(package, name, base)}
+
+
 def table() -> dict[str, Any]:
     """For both libraries."""
-    lm = known("mlx_lm", "ModelArgs", "BaseModelArgs")
-    vlm = known("mlx_vlm", "ModelConfig", "BaseModelConfig")
     return {
-        "mlx-lm": {"version": version("mlx-lm"), "models": lm},
-        "mlx-vlm": {"version": version("mlx-vlm"), "models": vlm},
+        "mlx-lm": entry("mlx_lm", "ModelArgs", "BaseModelArgs"),
+        "mlx-vlm": entry("mlx_vlm", "ModelConfig", "BaseModelConfig"),
     }
 
 
 def text() -> str:
     """With a line for each model type."""
     libraries = []
-    for library, entry in table().items():
+    for library, found in table().items():
         lines = [
-            f"   {json.dumps(name)}: {json.dumps(keys)}" for name, keys in entry["models"].items()
+            f"   {json.dumps(name)}: {json.dumps(keys)}" for name, keys in found["models"].items()
         ]
         models = ",\n".join(lines)
-        head = f'"version": {json.dumps(entry["version"])}'
+        head = ", ".join(f"{json.dumps(key)}: {json.dumps(found[key])}" for key in SHOWN_FIRST)
         libraries.append(
             f' {json.dumps(library)}: {{\n  {head},\n  "models": {{\n{models}\n  }}\n }}'
         )

@@ -26,8 +26,18 @@ const HINTS: usize = 4;
 #[derive(Deserialize)]
 struct Library {
     version: String,
+    /// It looks for a model type in lower case: `GOT` is `got`.
+    any_case: bool,
     /// By model type the keys without which it does not load.
     models: HashMap<String, Vec<String>>,
+}
+
+impl Library {
+    /// The keys that a model type can't do without, if the library has it.
+    fn required(&self, model_type: &str) -> Option<&Vec<String>> {
+        let lower = || self.any_case.then(|| self.models.get(&model_type.to_lowercase())).flatten();
+        self.models.get(model_type).or_else(lower)
+    }
 }
 
 fn libraries() -> &'static IndexMap<String, Library> {
@@ -43,7 +53,7 @@ fn named((name, library): (&String, &Library)) -> String {
 
 /// The libraries that have a model of a type.
 pub(super) fn of_type(model_type: &str) -> Vec<String> {
-    libraries().iter().filter(|(_, library)| library.models.contains_key(model_type)).map(named).collect()
+    libraries().iter().filter(|(_, library)| library.required(model_type).is_some()).map(named).collect()
 }
 
 /// Model types whose checkpoints a library loads as they are published and in no other form, and why.
@@ -72,7 +82,7 @@ pub(super) fn near(model_type: &str) -> Vec<String> {
 /// Whether a library has a model of the config's type.
 fn has(library: &str, config: &Config) -> bool {
     let known = libraries().get(library).zip(config.model_type());
-    known.is_none_or(|(library, model_type)| library.models.contains_key(model_type))
+    known.is_none_or(|(library, model_type)| library.required(model_type).is_some())
 }
 
 /// The usual library, unless it has no model of the type and one of `described` has.
@@ -88,7 +98,7 @@ pub(super) fn check(config: &Config, family: &Family, library: &str) -> Result<(
         return Ok(());
     };
     let library = named((name, known));
-    let Some(required) = known.models.get(model_type) else {
+    let Some(required) = known.required(model_type) else {
         // A user's own family may be for a library that the user has changed.
         let own = family::of_config(config).is_none_or(|ours| ours.name != family.name);
         let other = of_type(model_type).into_iter().next();
@@ -129,6 +139,8 @@ mod tests {
         assert_eq!(choose(&config("klear"), &both, "mlx-lm"), "mlx-vlm");
         assert_eq!(choose(&config("nobody's"), &both, "mlx-lm"), "mlx-lm");
         assert_eq!(of_type("llama").len(), 2);
+        assert_eq!(choose(&config("GOT"), &both, "mlx-lm"), "mlx-vlm");
+        assert_eq!(of_type("LLAMA").len(), 1);
     }
 
     #[test]
