@@ -21,6 +21,8 @@ from typing import Any
 
 NESTED = {"text_config", "vision_config", "audio_config"}
 """what mlx-vlm fills in by itself"""
+NAMED_BY_CLASS = {"mlx_vlm": ["extractor"]}
+"""model types that a library has no module for, and reads by `architectures` (`get_model_type`)"""
 
 SHOWN_FIRST = ("version", "any_case")
 """what stands before the model types"""
@@ -60,11 +62,10 @@ def known(package: str, name: str, base: str) -> dict[str, list[str]]:
             found[model_type] = [key for key in keys if key not in NESTED]
     utils = importlib.import_module(f"{package}.utils")
     aliases = {alias: found[name] for alias, name in utils.MODEL_REMAPPING.items() if name in found}
-    # What is read by another class for some `architectures` needs no one set of keys.
-    several = {
-        model_type: [] for model_type, _ in getattr(utils, "MODEL_ARCHITECTURE_REMAPPING", ())
-    }
-    return dict(sorted((found | aliases | several).items()))
+    # What is read by another class for some `architectures`, or by those alone, needs no one set.
+    several = [model_type for model_type, _ in getattr(utils, "MODEL_ARCHITECTURE_REMAPPING", ())]
+    free = dict.fromkeys([*several, *NAMED_BY_CLASS.get(package, ())], [])
+    return dict(sorted((found | aliases | free).items()))
 
 
 def any_case(package: str) -> bool:
