@@ -6,9 +6,9 @@ use smelt_kernels::Format;
 use super::{Note, Task, libraries};
 use crate::checkpoint::Config;
 
-/// What says how the source is quantized.
-pub(super) const SOURCE_QUANTIZATION: [&str; 3] =
-    ["quantization", "quantization_config", "compression_config"];
+/// What says how the source is quantized, activations too: mlx-lm refuses to quantize those of other formats.
+pub(super) const SOURCE_QUANTIZATION: [&str; 4] =
+    ["quantization", "quantization_config", "compression_config", "quantize_activations"];
 
 /// What names a file in the model's folder that loaders run as the model's code.
 const CODE: &str = "model_file";

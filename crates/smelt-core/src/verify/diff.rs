@@ -20,7 +20,7 @@ use super::parallel::Crew;
 use super::parameter::Parameter;
 use super::sums::{Metrics, Sums};
 use super::{against, apart, quantization};
-use crate::Result;
+use crate::error::{CheckpointError, Result};
 use crate::pipeline::{Event, Observer};
 use crate::plan::blocks::Cut;
 use crate::plan::{MTP_FOLDER, Memory};
@@ -147,6 +147,11 @@ impl Opened {
     fn open(source: &Arc<dyn Source>) -> Result<Vec<Self>> {
         let mut unheard = Findings::default();
         let model = Model::look(Arc::clone(source), &mut unheard)?;
+        if model.parameters().is_empty() {
+            return Err(
+                CheckpointError::NoWeights { location: source.location().to_owned(), other: None }.into()
+            );
+        }
         let apart = apart::look(&model, &mut unheard)?;
         let apart = apart.map(|model| Self::of(MTP_FOLDER, model, &mut unheard));
         Ok(std::iter::once(Self::of("", model, &mut unheard)).chain(apart).collect())

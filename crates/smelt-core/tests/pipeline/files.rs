@@ -138,6 +138,16 @@ fn a_config_asks_for_no_code_where_a_library_has_the_model() {
     assert!(config.get("model_file").is_none() && config["model_type"] == "llama", "{config}");
 }
 
+/// mlx-lm would refuse the result: it does not quantize activations for affine weights.
+#[test]
+fn a_config_does_not_ask_for_quantized_activations() {
+    let mut model = Model::manifest("llama");
+    model.config["quantize_activations"] = true.into();
+    let plan = plan(&open(&model), &Options::default()).unwrap();
+    let config: Value = serde_json::from_str(&plan.config).unwrap();
+    assert!(config.get("quantize_activations").is_none() && config.get("quantization").is_some());
+}
+
 #[test]
 fn code_stays_where_no_library_has_the_model() {
     let mut model = Model::manifest("llama");

@@ -98,3 +98,15 @@ fn the_same_values_in_a_wider_type() {
     assert_eq!(entry(&found, "lm_head.weight").status, Status::Differs);
     assert!(entry(&found, "lm_head.weight").metrics.unwrap().relative_rmse < 0.02);
 }
+
+#[test]
+fn a_folder_without_tensors_is_no_model() {
+    let model = made("llama", &plain()).model;
+    let mut empty = model.clone();
+    empty.retain(|file, _| !file.ends_with(".safetensors"));
+    let [first, second]: [Arc<dyn Source>; 2] =
+        [model, empty].map(|model| Arc::new(MemorySource::new(model)) as Arc<dyn Source>);
+    let stop = AtomicBool::new(false);
+    let diff = Diff { first: &first, second: &second, memory: MEMORY, observer: &Silent, stop: &stop };
+    assert!(diff.run().unwrap_err().to_string().contains("no safetensors file to read"));
+}
