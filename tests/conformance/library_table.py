@@ -64,7 +64,7 @@ def known(package: str, name: str, base: str) -> dict[str, list[str]]:
     aliases = {alias: found[name] for alias, name in utils.MODEL_REMAPPING.items() if name in found}
     # What is read by another class for some `architectures`, or by those alone, needs no one set.
     several = [model_type for model_type, _ in getattr(utils, "MODEL_ARCHITECTURE_REMAPPING", ())]
-    free = dict.fromkeys([*several, *NAMED_BY_CLASS.get(package, ())], [])
+    free = {model_type: [] for model_type in [*several, *NAMED_BY_CLASS.get(package, ())]}
     return dict(sorted((found | aliases | free).items()))
 
 

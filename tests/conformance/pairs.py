@@ -97,6 +97,6 @@ def layout(name: str, library: str) -> dict[str, str]:
     answer = json.loads(run.stdout.splitlines()[0])
     if "error" in answer:
         return {"reason": answer["error"]}
-    if answer["differences"]:
-        return {"reason": f"{len(answer['differences'])} differences"}
+    if found := answer["differences"]:
+        return {"reason": f"{len(found)} differences, the first: {found[0]}"}
     return {"family": answer["family"], "fingerprint": answer["fingerprint"]}
