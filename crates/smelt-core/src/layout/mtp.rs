@@ -133,7 +133,8 @@ impl Parting<'_> {
     fn cut(&mut self, before: &str, node: NodeId, names: &[String]) {
         let shape = self.graph.node(node).shape.to_vec();
         let axis = shape.len().saturating_sub(2);
-        let rows = shape.get(axis).copied().unwrap_or(0) / names.len().max(1) as u64;
+        // Rows that do not divide end beyond the tensor, which is an error.
+        let rows = shape.get(axis).copied().unwrap_or(0).div_ceil(names.len().max(1) as u64);
         for (part, name) in (0..).zip(names) {
             let (name, whole) = (format!("{before}{name}"), names.len() == 1);
             let start = part * rows;
@@ -145,11 +146,11 @@ impl Parting<'_> {
         }
     }
 
-    /// Makes one parameter of the experts of each projection.
+    /// Makes one parameter of the experts of each projection, of which there are as many for all.
     fn stack(&mut self) {
+        let count = self.stacks.values().map(|(_, experts)| experts.len() as u64).max().unwrap_or(0);
         for (name, (first, experts)) in std::mem::take(&mut self.stacks) {
-            let gap = experts.keys().zip(0..).find(|(found, expected)| **found != *expected);
-            if let Some((_, missing)) = gap {
+            if let Some(missing) = (0..count).find(|expert| !experts.contains_key(expert)) {
                 let tensor = format!("expert {missing} beside {first}");
                 self.problems.push(Problem::Missing { output: name, tensor });
                 continue;

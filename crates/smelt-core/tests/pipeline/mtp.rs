@@ -303,17 +303,33 @@ fn a_family_that_does_not_mark_them_says_so() {
     assert!(matches!(strict, Err(Error::Plan(PlanError::Strict { .. }))));
 }
 
+/// The last one too, which leaves no gap.
 #[test]
 fn a_missing_expert_is_refused() {
+    for expert in [1, 2] {
+        let mut model = deepseek();
+        let gone = format!("model.layers.1.mlp.experts.{expert}.up_proj.weight");
+        model.tensors.retain(|(name, _)| *name != gone);
+        let checkpoint = open(&model);
+        assert!(plan(&checkpoint, &Options::default()).is_ok());
+        let said = plan(&checkpoint, &separate()).unwrap_err().to_string();
+        let names = [&format!("expert {expert}"), "model.layers.1.mlp.switch_mlp.up_proj.weight"];
+        assert!(names.iter().all(|name| said.contains(*name)), "{said}");
+    }
+}
+
+/// Gate and up of a fused tensor have the same rows.
+#[test]
+fn fused_experts_that_do_not_divide_are_refused() {
     let mut model = deepseek();
-    model.tensors.retain(|(name, _)| name != "model.layers.1.mlp.experts.1.up_proj.weight");
+    model.tensors.push(("model.layers.1.mlp.experts.gate_up_proj".to_owned(), vec![3, 127, 64]));
+    let text = family::text("deepseek_v3").unwrap();
+    let cut = "[mtp.experts]\n\"mlp.experts.gate_up_proj\" = [\"gate.weight\", \"up.weight\"]\n";
+    let family = Family::parse(&text.replace("[mtp.experts]\n", cut)).unwrap();
     let checkpoint = open(&model);
-    assert!(plan(&checkpoint, &Options::default()).is_ok());
-    let said = plan(&checkpoint, &separate()).unwrap_err().to_string();
-    assert!(
-        said.contains("expert 1") && said.contains("model.layers.1.mlp.switch_mlp.up_proj.weight"),
-        "{said}"
-    );
+    let origin = Origin::family(&checkpoint, &family, None).unwrap();
+    let said = Plan::new(&checkpoint, origin, &separate()).unwrap_err().to_string();
+    assert!(said.contains("64..128 of axis 1"), "{said}");
 }
 
 #[test]

@@ -163,7 +163,8 @@ impl Maker<'_> {
             ("split", [axis, count, index]) => {
                 let (axis, count, index) = (env.size(axis)? as usize, env.size(count)?, env.size(index)?);
                 let size = self.graph.node(tensor).shape.get(axis).copied().unwrap_or(0);
-                let part = size.checked_div(count).unwrap_or(0);
+                // Parts that are not equal end beyond the tensor, which is an error.
+                let part = size.div_ceil(count.max(1));
                 Ok(self.graph.slice(tensor, axis, index * part, (index + 1) * part, 1)?)
             }
             ("transpose", perm) => {
