@@ -356,7 +356,7 @@ impl Plan {
     /// Plans the conversion of a checkpoint with this layout.
     ///
     /// # Errors
-    /// Every refusal that headers allow: see [`Error`].
+    /// Every refusal that headers allow: see [`crate::Error`].
     pub fn new(checkpoint: &Checkpoint, origin: Origin, options: &Options) -> Result<Self> {
         // Bounds are for what was chosen by a target, which hands over widths.
         match options.rules.iter().find(|rule| rule.is_bound()) {

@@ -132,6 +132,11 @@ fn match_text<'a>(text: &str, rest: &'a [Part], name: &str, bound: &mut Vec<(&'a
     let Some(tail) = name.strip_prefix(literal) else {
         return false;
     };
+    let after = after.trim_start_matches('*');
+    if let Some((next, _)) = after.split_once('*') {
+        // The star behind it takes what comes after the first such place, so no other one need be tried.
+        return tail.find(next).is_some_and(|at| match_text(after, rest, &tail[at..], bound));
+    }
     let held = bound.len();
     let ends = tail.char_indices().map(|(at, _)| at).chain([tail.len()]);
     for end in ends {
@@ -169,6 +174,18 @@ mod tests {
         assert!(template.matches("model.mlp.w").is_none());
         let template = Template::parse("*.layers.{layer}.*.inv_freq").unwrap();
         assert_eq!(template.matches("m.layers.7.attn.inv_freq"), Some(vec![("layer", 7)]));
+    }
+
+    #[test]
+    fn many_stars_take_no_longer_than_one() {
+        let template = Template::parse(&format!("*a{}b*a*c", "*".repeat(60))).unwrap();
+        assert!(template.matches("xaxbxaxc").is_some());
+        assert!(template.matches("xaxbxxc").is_none());
+        let template = Template::parse(&"*a".repeat(40)).unwrap();
+        assert!(template.matches(&"a".repeat(40)).is_some());
+        assert!(template.matches(&format!("{}b", "a".repeat(200))).is_none());
+        let template = Template::parse("*x*.{layer}.*.w").unwrap();
+        assert_eq!(template.matches("ax.x.3.4.y.w"), Some(vec![("layer", 3)]));
     }
 
     #[test]
