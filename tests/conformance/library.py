@@ -175,7 +175,7 @@ def differing(ours: Tensors, theirs: Tensors, few: frozenset[str] = frozenset())
     return f"{len(bad)} of {len(ours)} differ: {bad[:3]}" if bad else ""
 
 
-def not_same(found: Tensors, expected: Tensors, few: frozenset[str]) -> str:
+def not_same(found: Tensors, expected: Tensors, few: frozenset[str] = frozenset()) -> str:
     """What is on one side only, or differs."""
     names = sorted(expected.keys() ^ found.keys())
     return f"on one side only: {names[:3]}" if names else differing(found, expected, few)
